@@ -1,0 +1,44 @@
+"""The application: Prefect flows around imagetask, and the command line. Installed as `imagetask_flows`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from imagetask.dataset import ImageDataset
+
+__all__ = ["generate"]
+
+# Prefect gives its embedded server 20 s to start; a cold start takes longer.
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+
+
+def generate(
+    source: str | Sequence[str] | Sequence[Mapping[str, Any]] | pl.DataFrame | pl.LazyFrame, out: str, **options: Any
+) -> ImageDataset:
+    """Runs the flow `generate_images` in this process and opens the dataset it made.
+
+    source: a file, a glob, a list of files, a Polars frame, or a list of dicts; a frame is written into the dataset
+    folder first, since a flow's parameters are kept by the server. options: further parameters of the flow.
+    Raises `UsageError`, `RunStopped`.
+    """
+    from imagetask.dataset import ImageDataset
+    from imagetask.layout import Layout
+    from imagetask.sources import scan_source
+
+    from .generate_images import generate_images
+
+    files = isinstance(source, str) or (isinstance(source, list) and all(isinstance(item, str) for item in source))
+    if not files:
+        layout = Layout(Path(out).absolute())
+        frame = scan_source(source)
+        layout.make()
+        source = str(layout.state / "source.parquet")
+        frame.sink_parquet(source)
+    generate_images(source, out, **options)
+    return ImageDataset(out)

@@ -1,0 +1,155 @@
+"""The command line: `imagetask generate`, `preview` and `status`."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+from rich.console import Console
+
+from imagetask import __version__
+from imagetask.errors import ImageTaskError, RunStopped, UsageError
+from imagetask.settings import RunSettings
+
+from .options import Options, Out, Sources
+
+DONE, STOPPED, WRONG_USAGE, SOME_FAILED = 0, 1, 2, 3
+"""Exit codes: all rows done; stopped before the end; wrong usage; finished with failed rows."""
+
+console = Console(stderr=True)
+_DEFAULTS = Options()
+app = App(
+    name="imagetask",
+    help="From a table of prompts to an image dataset: no image paid for twice, no row lost.",
+    version=__version__,
+    exit_on_error=False,
+    result_action="return_value",
+)
+
+
+@app.command
+def generate(*source: Sources, out: Out, options: Annotated[Options, Parameter(name="*")] = _DEFAULTS) -> int:
+    """Generate an image for every row of SOURCE, and make a dataset of them in OUT.
+
+    The same command goes on where an earlier run ended: finished images are never asked for again.
+    Keys come from a block (--credentials), or from OPENAI_API_KEY or HF_TOKEN.
+    Exit codes: 0 all rows done, 3 finished with failed rows, 1 stopped, 2 wrong usage.
+    """
+    from .check import check_before_start
+
+    started = time.monotonic()
+    parameters = options.parameters(source, out)
+    settings = RunSettings.checked(**parameters)
+    check_before_start(settings)
+    run = _flow()
+    from .progress_bar import print_summary, shown
+
+    with shown(console):
+        counts = run(**parameters)
+    print_summary(console, out, counts, time.monotonic() - started)
+    if counts["failed"]:
+        console.print("The reasons are in the columns error_kind and error_message of the failed rows.")
+    return SOME_FAILED if counts["failed"] else DONE
+
+
+@app.command
+def preview(
+    *source: Sources,
+    rows: Annotated[int, Parameter(help="How many rows to try.")] = 4,
+    out: Out = Path("preview"),
+    options: Annotated[Options, Parameter(name="*")] = _DEFAULTS,
+) -> int:
+    """Try the first rows of SOURCE, look at them in one picture, and learn what the whole would take.
+
+    The images are kept: `generate` with the same --out does not ask for them again.
+    """
+    from .preview import preview_rows
+
+    settings = RunSettings.checked(**options.parameters(source, out))
+    if rows < 1:
+        raise UsageError(f"--rows {rows}: expected at least 1")
+    result = preview_rows(settings, rows)
+    for line in result.lines():
+        console.print(line, highlight=False, soft_wrap=True)
+    return SOME_FAILED if result.failed else DONE
+
+
+@app.command
+def status(folder: Annotated[Path, Parameter(help="Folder of the dataset.")], /) -> int:
+    """Tell how far the last run into FOLDER is, what failed, and how to go on."""
+    from imagetask.runs import Run, counts_so_far
+
+    run = Run.read(folder)
+    total, counts = counts_so_far(folder)
+    console.print(f"{folder}: {run.state}" + (f": {run.message}" if run.message else ""), highlight=False)
+    console.print(f"images: {counts.done:,} of {total:,} in finished chunks", highlight=False)
+    for kind, count in sorted(counts.failed.items()):
+        console.print(f"failed: {count:,} {kind}", highlight=False)
+    if run.state != "finished":
+        console.print(f"go on:  {command_of(run.settings)}", highlight=False, soft_wrap=True)
+    return DONE if run.state == "finished" and not counts.failed else SOME_FAILED
+
+
+def command_of(settings: RunSettings) -> str:
+    """The command that goes on with a run."""
+    fields = settings.model_dump(mode="json", exclude_defaults=True, exclude={"source", "out", "rebuild"})
+    sources = [settings.source] if isinstance(settings.source, str) else settings.source
+    words = ["imagetask", "generate", *sources, "--out", str(settings.out)]
+    for name, value in fields.items():
+        option = f"--{name.replace('_', '-')}"
+        if isinstance(value, dict):
+            pairs = (f"{key}={item if isinstance(item, str) else _json(item)}" for key, item in value.items())
+            words += [word for pair in pairs for word in (option, pair)]
+        else:
+            words += [word for item in (value if isinstance(value, list) else [value]) for word in (option, str(item))]
+    return shlex.join(words)
+
+
+def _json(value: Any) -> str:
+    import json
+
+    return json.dumps(value)
+
+
+def _flow() -> Callable[..., dict[str, Any]]:
+    """The flow, with Prefect set up to leave the terminal to the progress bar; its logs go to the server."""
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    from prefect.settings import get_current_settings
+
+    url = get_current_settings().api.url
+    where = f"Using the Prefect server at {url} …" if url else "Starting Prefect's embedded server, about 15 s …"
+    console.print(where, highlight=False)
+    from .generate_images import generate_images
+
+    return generate_images
+
+
+def _told(error: Exception | KeyboardInterrupt) -> int:
+    """Says in one sentence what went wrong, and gives the exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        console.print("Interrupted. What came in is kept; the same command goes on from there.")
+        return STOPPED
+    console.print(f"[red]Error:[/red] {error!s}", highlight=False, soft_wrap=True, markup=True)
+    if isinstance(error, RunStopped):
+        console.print("What came in is kept; the same command goes on from there.")
+    return WRONG_USAGE if isinstance(error, UsageError) else STOPPED
+
+
+def main() -> None:
+    """Entry point of the command `imagetask`."""
+    try:
+        code = app(sys.argv[1:])
+    except CycloptsError:
+        code = WRONG_USAGE
+    except (ImageTaskError, KeyboardInterrupt) as error:
+        code = _told(error)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    raise SystemExit(code)

@@ -1,0 +1,253 @@
+"""The flow `generate_images`: plan → chunks, retried and cached, in a sliding window → image columns → dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.client.schemas.objects import State
+from prefect.context import TaskRunContext
+from prefect.futures import PrefectFuture, as_completed
+from prefect.runtime import flow_run
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from imagetask.chunks import is_final, read_manifest, run_chunk
+from imagetask.dataset import build_dataset
+from imagetask.errors import ImageTaskError, RunStopped, StorageError
+from imagetask.models.managed import MAX_CONCURRENCY
+from imagetask.plan import Chunk, Plan, make_plan
+from imagetask.runs import Counts, Run
+from imagetask.settings import DEFAULT_TASK, RunSettings
+from imagetask.store import GenerationStore
+
+from . import monitoring
+from .models_in_use import close_models, open_model, stop_models
+
+MOST_THREADS = 16
+
+
+def _digest(_: TaskRunContext, parameters: dict[str, Any]) -> str:
+    return str(parameters["digest"])
+
+
+def _may_pass(_task: Any, _run: Any, state: State[Any]) -> bool:
+    """Whether a chunk is worth another try: not where a person, or a change of code, is needed."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, StorageError) or not isinstance(error, ImageTaskError)
+
+
+@task(
+    name="generate-chunk",
+    task_run_name="{model} rows {start} to {stop}",
+    cache_key_fn=_digest,
+    persist_result=True,
+    result_serializer="json",
+    retries=2,
+    retry_delay_seconds=[2, 10],
+    retry_jitter_factor=0.5,
+    retry_condition_fn=_may_pass,
+)
+def generate_chunk(folder: str, model: str, start: int, stop: int, digest: str) -> dict[str, Any]:
+    """Answers rows `start` to `stop` of the plan in `folder` and writes their part; gives its counts.
+
+    The digest covers all that decides the part: it is the cache key.
+    """
+    settings = Run.read(folder).settings
+    managed = open_model(settings, model, str(flow_run.id))
+    manifest = run_chunk(settings, Chunk(model, start, stop, digest), managed)
+    get_run_logger().info(
+        "rows %d to %d: %d images, %d of them reused, failed: %s",
+        start,
+        stop,
+        manifest["generations"] - sum(manifest["failed"].values()),
+        manifest["reused"],
+        manifest["failed"] or "none",
+    )
+    return {"digest": digest, "rows": manifest["rows"], "failed": manifest["failed"]}
+
+
+_ON_THE_CARD = {"task", "prompt_column", "num_generations", "param", "width", "height"} | {
+    "negative_prompt",
+    "num_inference_steps",
+    "guidance_scale",
+}
+
+
+@task(name="transform-columns-to-image", persist_result=False)
+def transform_columns_to_image(folder: str, chunks: list[dict[str, Any]]) -> int:
+    """The last step: the parts of the chunks → shards whose image columns are pictures; gives the number of rows."""
+    settings = Run.read(folder).settings
+    manifests = [read_manifest(settings.layout, Chunk(**chunk)) for chunk in chunks]
+    if None in manifests:
+        raise StorageError(f"a part is missing in {settings.layout.parts}: run the same command again to make it anew")
+    told = settings.model_dump(mode="json", include=_ON_THE_CARD, exclude_defaults=True)
+    told |= {"model": settings.model, "seed": settings.seed}
+    dataset = build_dataset(settings.layout, [m for m in manifests if m], GenerationStore(settings.store_url), told)
+    return len(dataset)
+
+
+_THREADS: Any = ThreadPoolTaskRunner(max_workers=MOST_THREADS)
+
+
+def _run_name() -> str:
+    parameters = flow_run.parameters
+    model = parameters.get("model", "placeholder")
+    models = [model] if isinstance(model, str) else model
+    return f"{Path(str(parameters.get('out', ''))).name} · {' + '.join(models)}"
+
+
+@flow(
+    name="generate-images",
+    flow_run_name=_run_name,
+    task_runner=_THREADS,
+    persist_result=False,
+)
+def generate_images(
+    source: str | list[str],
+    out: str,
+    model: str | list[str] = "placeholder",
+    base_url: str | None = None,
+    credentials: str | None = None,
+    task: str = DEFAULT_TASK,
+    prompt_column: str | None = None,
+    rename: dict[str, str] | None = None,
+    num_generations: int = 1,
+    seed: int = 0,
+    width: int | None = None,
+    height: int | None = None,
+    negative_prompt: str | None = None,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    param: dict[str, Any] | None = None,
+    chunk_rows: int | None = None,
+    max_concurrency: int = MAX_CONCURRENCY,
+    requests_per_minute: float | None = None,
+    max_failed: int | None = None,
+    limit: int | None = None,
+    store: str | None = None,
+    rebuild: bool = False,
+) -> dict[str, Any]:
+    """Generates an image for every row of a table of prompts, and makes a dataset of them.
+
+    Finished generations are never asked for again: the same parameters go on where an earlier run ended.
+    Gives the counts: rows, generations, done, reused, failed (by kind), failed_rows.
+
+    Args:
+        source: CSV, TSV, JSON lines or Parquet: a file, a glob, or a list of files.
+        out: Folder of the dataset; a folder of an earlier run is gone on with.
+        model: BACKEND:MODEL_ID, or several of them: every row is asked of each.
+        base_url: URL of the server, where it is not the backend's own.
+        credentials: Name of a saved block of the backend.
+        task: Import path of an ImageTask, as in my_module:MyTask.
+        prompt_column: Column that holds the prompts; default: prompt.
+        rename: Columns of the source to rename, old: new.
+        num_generations: Different images for each row.
+        seed: Seed of the run; the seed of every generation comes from it.
+        width: Width in px.
+        height: Height in px.
+        negative_prompt: What the images should not show.
+        num_inference_steps: Denoising steps.
+        guidance_scale: How closely to follow the prompt.
+        param: Further parameters of the backend.
+        chunk_rows: Rows of one chunk; a folder remembers it.
+        max_concurrency: Calls under way at once, at most.
+        requests_per_minute: Calls a minute, at most.
+        max_failed: More failed rows than this stop the run.
+        limit: Only the first rows of the source.
+        store: Where generations are kept: a folder, s3://, gs:// or az://; default: in the dataset's folder.
+        rebuild: Make every part of the dataset anew, from the store.
+    """
+    parameters = {name: value for name, value in locals().items() if value is not None}
+    settings = RunSettings.checked(**parameters)
+    settings.layout.make()
+    run = Run.start(settings)
+    run_id = str(flow_run.id)
+    try:
+        counts = _generated(settings, run_id)
+    except RunStopped as error:
+        run.end("stopped", error.message)
+        raise
+    except BaseException as error:
+        run.end("stopped", str(error) if isinstance(error, ImageTaskError) else f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        close_models(run_id)
+    run.end("finished")
+    return asdict(counts)
+
+
+def _generated(settings: RunSettings, run_id: str) -> Counts:
+    """The run itself: plan, chunks, image columns."""
+    logger = get_run_logger()
+    layout = settings.layout
+    GenerationStore(settings.store_url).sweep()
+    plan = make_plan(settings)
+    logger.info("%d rows of %s in %d chunks, for %s", plan.rows, settings.source, len(plan.chunks), settings.model)
+    progress = monitoring.begin(run_id, plan.rows * len(settings.model) * settings.num_generations)
+    failed_rows = new = 0
+    with closing(_windowed(settings, plan, run_id)) as ended:
+        for chunk, state in ended:
+            state.result()
+            manifest = read_manifest(layout, chunk)
+            assert manifest is not None
+            if state.name == "Cached":
+                progress.add_cached(manifest)
+            else:
+                new += manifest["generations"] - sum(manifest["failed"].values()) - manifest["reused"]
+            failed_rows += manifest["failed_rows"]
+            if settings.max_failed is not None and failed_rows > settings.max_failed:
+                raise _too_many_failed(settings, failed_rows)
+    progress.end_chunks()
+    counts = Counts.of(m for chunk in plan.chunks if (m := read_manifest(layout, chunk)) is not None)
+    transform_columns_to_image(str(settings.out), [asdict(chunk) for chunk in plan.chunks])
+    logger.info("done: %d images, failed: %s; open %s", counts.done, dict(counts.failed) or "none", settings.out)
+    return replace(counts, reused=counts.done - new)
+
+
+def _windowed(settings: RunSettings, plan: Plan, run_id: str) -> Generator[tuple[Chunk, State[Any]], None, None]:
+    """The chunks with how each ended, as they end; so many under way that the calls never run dry between two."""
+    window = min(MOST_THREADS, 2 + -(-2 * settings.max_concurrency // (plan.chunk_rows * settings.num_generations)))
+    under_way: dict[PrefectFuture[Any], Chunk] = {}
+    try:
+        for chunk in plan.chunks:
+            while len(under_way) >= window:
+                yield _next_ended(under_way)
+            under_way[_submitted(settings, chunk)] = chunk
+        while under_way:
+            yield _next_ended(under_way)
+    except BaseException as error:
+        _stop_calls(run_id, error)
+        raise
+    finally:
+        for future in under_way:
+            future.wait()
+
+
+def _next_ended(under_way: dict[PrefectFuture[Any], Chunk]) -> tuple[Chunk, State[Any]]:
+    future = next(iter(as_completed(list(under_way))))
+    future.wait()
+    return under_way.pop(future), future.state
+
+
+def _submitted(settings: RunSettings, chunk: Chunk) -> PrefectFuture[Any]:
+    """A task run for the chunk: from the cache where its part stands, else anew."""
+    stands = not settings.rebuild and is_final(read_manifest(settings.layout, chunk))
+    chunk_task = generate_chunk.with_options(refresh_cache=not stands, result_storage=settings.layout.results)
+    future: PrefectFuture[Any] = chunk_task.submit(str(settings.out), **asdict(chunk))
+    return future
+
+
+def _too_many_failed(settings: RunSettings, failed_rows: int) -> RunStopped:
+    return RunStopped("max_failed", f"{failed_rows} rows failed, more than --max-failed {settings.max_failed} allows")
+
+
+def _stop_calls(run_id: str, error: BaseException) -> None:
+    """No new calls, so that what is in flight ends soon, and is kept."""
+    if isinstance(error, RunStopped):
+        stop_models(run_id, error.kind, error.message)
+    else:
+        stop_models(run_id, "interrupted", "the run was interrupted")

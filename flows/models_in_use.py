@@ -1,0 +1,69 @@
+"""The models of the runs in this process: one for each run and model, shared by all of the run's chunks."""
+
+from __future__ import annotations
+
+import threading
+
+from imagetask.errors import StopReason
+from imagetask.models import load_model, split_model
+from imagetask.models.base import ImageGenerationModel
+from imagetask.models.calls import Tally
+from imagetask.models.managed import ManagedModel
+from imagetask.settings import RunSettings
+from imagetask.store import GenerationStore
+
+_lock = threading.Lock()
+_models: dict[tuple[str, str], ManagedModel] = {}
+
+
+def open_model(settings: RunSettings, model: str, run: str) -> ManagedModel:
+    """The run's model in this process, opened at first use. Raises `UsageError`, `RunStopped`, `StorageError`."""
+    with _lock:
+        managed = _models.get((run, model))
+        if managed is None:
+            managed = managed_model(settings, model)
+            managed.load()
+            _models[run, model] = managed
+        return managed
+
+
+def managed_model(settings: RunSettings, model: str) -> ManagedModel:
+    """The model as the settings describe it, with its store, not yet loaded."""
+    return ManagedModel(
+        make_model(settings, model),
+        store=GenerationStore(settings.store_url),
+        seed=settings.seed,
+        max_concurrency=settings.max_concurrency,
+        requests_per_minute=settings.requests_per_minute,
+    )
+
+
+def make_model(settings: RunSettings, model: str) -> ImageGenerationModel:
+    """The backend's model, with the credentials of the block that the settings name."""
+    options = {"base_url": settings.base_url, "generation_kwargs": settings.generation_kwargs() or None}
+    if settings.credentials is None:
+        return load_model(model, **options)
+    from imagetask.blocks import load_block
+
+    backend, model_id = split_model(model)
+    return load_block(backend, settings.credentials).get_model(model_id, **options)
+
+
+def stop_models(run: str, kind: StopReason, message: str) -> None:
+    """No new calls by the run in this process."""
+    for (owner, _), managed in list(_models.items()):
+        if owner == run:
+            managed.stop(kind, message)
+
+
+def close_models(run: str) -> None:
+    """Closes the run's models in this process."""
+    with _lock:
+        closing = [_models.pop(key) for key in list(_models) if key[0] == run]
+    for managed in closing:
+        managed.unload()
+
+
+def tallies(run: str) -> list[Tally]:
+    """What became of the run's generations in this process, one tally for each model."""
+    return [managed.tally for (owner, _), managed in list(_models.items()) if owner == run]

@@ -1,0 +1,80 @@
+"""The command line's options: the fields of `RunSettings`, with the help that stands there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Group, Parameter
+
+from imagetask.errors import UsageError
+from imagetask.models.managed import MAX_CONCURRENCY
+from imagetask.settings import RunSettings
+
+_MODEL = Group("Model", sort_key=1)
+_PICTURE = Group("Picture", sort_key=2)
+_RUN = Group("Run", sort_key=3)
+
+
+def _option(name: str, group: Group, prefix: str = "") -> Parameter:
+    return Parameter(help=prefix + (RunSettings.model_fields[name].description or ""), group=group, negative=())
+
+
+Sources = Annotated[str, Parameter(help="CSV, TSV, JSON lines or Parquet: files or globs.")]
+Out = Annotated[Path, Parameter(help=RunSettings.model_fields["out"].description, group=_RUN)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What `generate` and `preview` take beside the source and the folder."""
+
+    model: Annotated[list[str] | None, _option("model", _MODEL, "Repeatable. ")] = None
+    base_url: Annotated[str | None, _option("base_url", _MODEL)] = None
+    credentials: Annotated[str | None, _option("credentials", _MODEL)] = None
+    task: Annotated[str | None, _option("task", _MODEL)] = None
+    prompt_column: Annotated[str | None, _option("prompt_column", _MODEL)] = None
+    num_generations: Annotated[int, _option("num_generations", _PICTURE)] = 1
+    seed: Annotated[int, _option("seed", _PICTURE)] = 0
+    width: Annotated[int | None, _option("width", _PICTURE)] = None
+    height: Annotated[int | None, _option("height", _PICTURE)] = None
+    negative_prompt: Annotated[str | None, _option("negative_prompt", _PICTURE)] = None
+    num_inference_steps: Annotated[int | None, _option("num_inference_steps", _PICTURE)] = None
+    guidance_scale: Annotated[float | None, _option("guidance_scale", _PICTURE)] = None
+    param: Annotated[list[str] | None, _option("param", _PICTURE, "KEY=VALUE, JSON or text; repeatable. ")] = None
+    rename: Annotated[list[str] | None, _option("rename", _RUN, "OLD=NEW; repeatable. ")] = None
+    limit: Annotated[int | None, _option("limit", _RUN)] = None
+    chunk_rows: Annotated[int | None, _option("chunk_rows", _RUN)] = None
+    max_concurrency: Annotated[int, _option("max_concurrency", _RUN)] = MAX_CONCURRENCY
+    requests_per_minute: Annotated[float | None, _option("requests_per_minute", _RUN)] = None
+    max_failed: Annotated[int | None, _option("max_failed", _RUN)] = None
+    store: Annotated[str | None, _option("store", _RUN)] = None
+    rebuild: Annotated[bool, _option("rebuild", _RUN)] = False
+
+    def parameters(self, source: tuple[str, ...], out: Path) -> dict[str, Any]:
+        """The flow's parameters: what was given, by name. Raises `UsageError`."""
+        if not source:
+            raise UsageError("no SOURCE was given: name a CSV, TSV, JSON lines or Parquet file, or a glob")
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        given = {name: value for name, value in values.items() if value is not None}
+        given["param"] = {key: _json_or_text(value) for key, value in _pairs("param", self.param)}
+        given["rename"] = dict(_pairs("rename", self.rename))
+        return {"source": source[0] if len(source) == 1 else list(source), "out": str(out), **given}
+
+
+def _pairs(option: str, texts: list[str] | None) -> Iterator[tuple[str, str]]:
+    """Each `KEY=VALUE` as its two halves."""
+    for text in texts or ():
+        key, equals, value = text.partition("=")
+        if not (key and equals):
+            raise UsageError(f"--{option} {text}: expected KEY=VALUE")
+        yield key, value
+
+
+def _json_or_text(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value

@@ -1,0 +1,241 @@
+"""A chunk of the plan → its part: the rows answered, as one small Parquet file with images as paths into the store."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from imagetask.errors import ErrorKind, ImageTaskError, StorageError, TaskError
+from imagetask.images import as_image
+from imagetask.layout import Layout, read_json, write_whole
+from imagetask.models.base import Generation
+from imagetask.models.managed import ManagedModel
+from imagetask.models.treatments import TREATMENTS
+from imagetask.plan import Chunk, make_task, read_rows
+from imagetask.settings import RunSettings
+from imagetask.store import GenerationStore
+from imagetask.tasks.base import BOOKKEEPING, ImageTask, Row, bookkeeping_columns, group_status
+
+ROW_GROUP_ROWS = 100
+ROW_GROUP_BYTES = 100_000_000
+"""Limits of a row group with images: the Hub's viewer refuses groups above 300 MB, and reads one for each page."""
+
+
+_IMAGE = "image"
+"""A column of this name holds images, also where all of its rows failed; of others the values tell."""
+
+
+def part_path(layout: Layout, chunk: Chunk) -> Path:
+    return layout.parts / f"{chunk.digest}.parquet"
+
+
+def read_manifest(layout: Layout, chunk: Chunk) -> dict[str, Any] | None:
+    """The manifest of a chunk's part, or None where there is no whole part."""
+    manifest = read_json(layout.parts / f"{chunk.digest}.json")
+    return manifest if manifest is not None and part_path(layout, chunk).is_file() else None
+
+
+def is_final(manifest: dict[str, Any] | None) -> bool:
+    """Whether a part stands: it is whole, and holds no failure that the next run should ask again."""
+    return manifest is not None and manifest["asked_again"] == 0
+
+
+def run_chunk(settings: RunSettings, chunk: Chunk, model: ManagedModel) -> dict[str, Any]:
+    """Answers the rows of a chunk and writes its part; gives the manifest. Finished generations cost nothing.
+
+    The part: the source's columns, `row_id`, the task's columns with images as paths into the store, bookkeeping.
+    Raises `RunStopped`, `TaskError`, `StorageError`.
+    """
+    assert model.store is not None
+    frame = read_rows(settings.layout, chunk.start, chunk.stop)
+    view = model.for_rows(frame["ordinal"].to_list())
+    task = make_task(settings, view)
+    source = frame.drop("row_id", "ordinal")
+    rows = source.to_dicts()
+    answered = _answered(task, [dict(row) for row in rows])
+    each = 1 if task.group_generations else task.num_generations
+    _check_answer(task, rows, answered, each, view)
+    assert view.asked is not None
+    columns = _output_columns(task, source.columns, answered, model.store, chunk.start)
+    inputs = frame.drop("ordinal").select(pl.all().repeat_by(each).explode()) if each > 1 else frame.drop("ordinal")
+    part = inputs.hstack([series for series, _ in columns.values()])
+    part = part.hstack(_bookkeeping_frame(task, view.asked))
+    images = [name for name, (_, sizes) in columns.items() if sizes is not None]
+    sizes = [sum(column) for column in zip(*(s for _, s in columns.values() if s is not None), strict=True)]
+    return _write_part(settings.layout, chunk, part, images, sizes or [0] * part.height, view.asked)
+
+
+def _answered(task: ImageTask, rows: list[Row]) -> list[Row]:
+    """What the task yields. Its errors, but ours, are errors of the task's own `process`."""
+    try:
+        return [row for batch in task.process(rows) for row in batch]
+    except ImageTaskError:
+        raise
+    except Exception as error:
+        raise TaskError(f"process of the task {_name(task)} raised {type(error).__name__}: {error}") from error
+
+
+def _check_answer(task: ImageTask, rows: list[Row], answered: list[Row], each: int, view: ManagedModel) -> None:
+    """A task must ask for each row once, in order, and yield its rows × generations, each beside its own input."""
+    if len(answered) != len(rows) * each:
+        raise TaskError(
+            f"process of the task {_name(task)} yielded {len(answered)} rows for {len(rows)} rows × {each} "
+            f"generations: it must yield {len(rows) * each}, in order"
+        )
+    asked = view.asked or []
+    if len(asked) != len(rows) or any(len(generations) != task.num_generations for generations in asked):
+        raise TaskError(
+            f"process of the task {_name(task)} asked the model for {len(asked)} rows, but was given {len(rows)}: "
+            f"it must ask for each row once, with num_generations={task.num_generations}"
+        )
+    for number, answer in enumerate(answered):
+        row = rows[number // each]
+        for column in answer.keys() & row.keys():
+            if not _same(answer[column], row[column]):
+                raise TaskError(
+                    f"process of the task {_name(task)} changed the input column {column!r}, or the order of the "
+                    f"rows: keep both, and write to a column of another name"
+                )
+
+
+def _same(one: Any, other: Any) -> bool:
+    return one is other or bool(one == other) or (one != one and other != other)
+
+
+def _name(task: ImageTask) -> str:
+    return repr(task.name or type(task).__name__)
+
+
+def _output_columns(
+    task: ImageTask, inputs: Sequence[str], answered: list[Row], store: GenerationStore, first_row: int
+) -> dict[str, tuple[pl.Series, list[int] | None]]:
+    """The task's columns; of image columns the paths, and the bytes of each row's images."""
+    names = dict.fromkeys(name for row in answered for name in row if name not in BOOKKEEPING and name not in inputs)
+    columns: dict[str, tuple[pl.Series, list[int] | None]] = {}
+    for name in names:
+        values = [row.get(name) for row in answered]
+        stored = [_stored(value, store) for value in values]
+        if not any(cell is not None for cell in stored) and name != _IMAGE:
+            columns[name] = (_series(task, name, values), None)
+            continue
+        paths: list[Any] = []
+        for number, (value, cell) in enumerate(zip(values, stored, strict=True)):
+            if cell is None and value is not None:
+                raise TaskError(
+                    f"the task {_name(task)} gave the column {name!r} images, but in row {first_row + number} "
+                    f"{type(value).__name__}: a column holds images or something else, not both"
+                )
+            paths.append(None if cell is None else cell[0])
+        dtype = pl.List(pl.String) if task.group_generations else pl.String
+        columns[name] = (pl.Series(name, paths, dtype=dtype), [0 if cell is None else cell[1] for cell in stored])
+    return columns
+
+
+def _stored(value: Any, store: GenerationStore) -> tuple[Any, int] | None:
+    """The path of an image in the store and its bytes, or lists of these; None where the value is no image."""
+    if isinstance(value, list | tuple):
+        cells = [_stored(item, store) for item in value]
+        if all(cell is None for cell in cells):
+            return None
+        return [cell[0] if cell else None for cell in cells], sum(cell[1] for cell in cells if cell)
+    image = as_image(value)
+    if image is None:
+        return None
+    image = store.put_image(image)
+    return image.path, image.num_bytes
+
+
+def _series(task: ImageTask, name: str, values: list[Any]) -> pl.Series:
+    try:
+        return pl.Series(name, values, strict=True)
+    except (TypeError, pl.exceptions.PolarsError) as error:
+        kinds = ", ".join(sorted({type(value).__name__ for value in values if value is not None}))
+        raise TaskError(f"the task {_name(task)} gave the column {name!r} values of several types ({kinds})") from error
+
+
+_BOOKKEEPING_TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
+    "status": pl.String,
+    "error_kind": pl.String,
+    "error_message": pl.String,
+    "attempts": pl.Int32,
+    "seed": pl.Int64,
+    "generation": pl.Int32,
+    "reused": pl.Boolean,
+    "maybe_billed": pl.Boolean,
+    "latency": pl.Float64,
+    "raw_input": pl.String,
+    "raw_output": pl.String,
+}
+
+
+def _bookkeeping_frame(task: ImageTask, asked: list[list[Generation]]) -> pl.DataFrame:
+    """What is known of each generation, from the model's own account, whatever `process` made of it."""
+
+    def of(generation: Generation) -> Row:
+        return bookkeeping_columns(generation, raw_input=task.add_raw_input, raw_output=task.add_raw_output)
+
+    if not task.group_generations:
+        rows = [of(generation) for generations in asked for generation in generations]
+        types = {name: _BOOKKEEPING_TYPES[name] for name in rows[0]}
+        return pl.DataFrame(rows, schema=types)
+    grouped = []
+    for generations in asked:
+        each = [of(generation) for generation in generations]
+        grouped.append({name: [row[name] for row in each] for name in each[0]} | {"status": group_status(generations)})
+    types = {name: pl.String if name == "status" else pl.List(_BOOKKEEPING_TYPES[name]) for name in grouped[0]}
+    return pl.DataFrame(grouped, schema=types)
+
+
+def _write_part(
+    layout: Layout,
+    chunk: Chunk,
+    part: pl.DataFrame,
+    images: list[str],
+    sizes: list[int],
+    asked: list[list[Generation]],
+) -> dict[str, Any]:
+    path = part_path(layout, chunk)
+    temporary = path.with_suffix(".writing")
+    try:
+        part.write_parquet(temporary)
+        content = hashlib.blake2b(temporary.read_bytes(), digest_size=16).hexdigest()
+        temporary.replace(path)
+    except OSError as error:
+        raise StorageError(f"could not write {path}: {error.strerror or error}") from error
+    generations = [generation for row in asked for generation in row]
+    kinds: Counter[ErrorKind] = Counter(g.error_kind for g in generations if g.error_kind is not None)
+    manifest = {
+        "digest": chunk.digest,
+        "content": content,
+        "model": chunk.model,
+        "start": chunk.start,
+        "stop": chunk.stop,
+        "rows": part.height,
+        "images": images,
+        "row_groups": list(_row_groups(sizes)),
+        "generations": len(generations),
+        "failed": dict(kinds),
+        "failed_rows": sum(any(g.error_kind is not None for g in row) for row in asked),
+        "asked_again": sum(count for kind, count in kinds.items() if TREATMENTS[kind].asked_again),
+        "reused": sum(g.reused for g in generations),
+    }
+    write_whole(layout.parts / f"{chunk.digest}.json", json.dumps(manifest, ensure_ascii=False).encode())
+    return manifest
+
+
+def _row_groups(sizes: Sequence[int]) -> Iterator[list[int]]:
+    """Cuts rows into groups of at most 100 rows and 100 MB: [rows, bytes] of each."""
+    rows = total = 0
+    for size in sizes:
+        if rows and (rows == ROW_GROUP_ROWS or total + size > ROW_GROUP_BYTES):
+            yield [rows, total]
+            rows = total = 0
+        rows, total = rows + 1, total + size
+    if rows:
+        yield [rows, total]

@@ -1,0 +1,112 @@
+"""What stands where in a dataset folder, and how small files in it are written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imagetask.errors import DatasetError, StorageError
+
+FORMAT_VERSION = 1
+"""Of plan, parts and shards; part of every digest, so that a new format makes them anew, from the store."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The places of a dataset folder `root`.
+
+    README.md and data/ are the dataset; `_imagetask/` is what it takes to go on.
+    """
+
+    root: Path
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def card(self) -> Path:
+        return self.root / "README.md"
+
+    @property
+    def state(self) -> Path:
+        return self.root / "_imagetask"
+
+    @property
+    def rows(self) -> Path:
+        """The snapshot of the source: its columns, as they were."""
+        return self.state / "plan" / "rows.parquet"
+
+    @property
+    def ordinals(self) -> Path:
+        """Beside the snapshot, row for row: `ordinal` (UInt32) and `row_id` (text)."""
+        return self.state / "plan" / "ordinals.parquet"
+
+    @property
+    def plan(self) -> Path:
+        return self.state / "plan" / "plan.json"
+
+    @property
+    def parts(self) -> Path:
+        return self.state / "parts"
+
+    @property
+    def results(self) -> Path:
+        """Where the scheduler keeps the results of chunks."""
+        return self.state / "results"
+
+    @property
+    def run(self) -> Path:
+        """What the last run was asked, and how it went."""
+        return self.state / "run.json"
+
+    @property
+    def shards(self) -> Path:
+        return self.state / "shards.json"
+
+    @property
+    def store(self) -> Path:
+        return self.state / "store"
+
+    def check(self) -> None:
+        """Raises `DatasetError` where the folder is a file, or holds something that is not a dataset of ours."""
+        if self.root.exists() and not self.root.is_dir():
+            raise DatasetError(f"{self.root} is a file: give a folder for the dataset")
+        if self.root.is_dir() and not self.state.is_dir() and any(self.root.iterdir()):
+            raise DatasetError(f"{self.root} already holds something else: choose a new or an empty folder")
+
+    def make(self) -> None:
+        """Checks and makes the folder. Raises `DatasetError`."""
+        self.check()
+        try:
+            for folder in (self.data, self.parts, self.results, self.rows.parent):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DatasetError(f"{self.root} cannot be written: {error.strerror}; choose another folder") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a file whole or not at all. Raises `StorageError`."""
+    write_whole(path, json.dumps(value, indent=1, ensure_ascii=False, default=str).encode())
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a file whole or not at all. Raises `StorageError`."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        raise StorageError(f"could not write {path}: {error.strerror}") from error
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """What a file holds, or None where it is not there or is no JSON."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None

@@ -1,0 +1,118 @@
+"""What an error answer says: its message, its codes, and how long it asks to wait."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from pydantic_core import from_json
+
+from imagetask.images import describe_bytes
+
+_MESSAGES = ("message", "msg", "error", "errors", "detail", "details", "error_description", "title", "reason", "loc")
+_CODES = ("code", "type", "param", "innererror", "inner_error", "finish_reason")
+"""Where providers put messages and codes. What repeats the request ("input", "prompt") is never looked at: words of
+a prompt must not decide what a failure is."""
+
+_READ = 20_000
+_WAITS = re.compile(
+    r"(?:try again|retry|available|wait)[^.\d]{0,40}?"
+    r"((?:\d+(?:\.\d+)?\s*(?:milliseconds?|ms|hours?|h|minutes?|min|m|seconds?|secs?|s)\s*)+)"
+)
+_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(milliseconds?|ms|hours?|h|minutes?|min|m|seconds?|secs?|s)")
+_RESET = re.compile(r"\br\s*=\s*0\s*;\s*t\s*=\s*(\d+)")
+_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorBody:
+    """message: for people, unredacted. words: messages and codes, lower case. estimated_time: seconds, or None."""
+
+    message: str
+    words: str
+    estimated_time: float | None = None
+
+
+def read_error_body(headers: Mapping[str, str], body: str) -> ErrorBody:
+    """What headers and body of an error answer say; JSON in the forms that providers use, HTML, or plain text."""
+    noted = " ".join(headers.get(name, "") for name in ("x-error-code", "x-error-message")).strip()
+    try:
+        value = from_json(body)
+    except ValueError:
+        text = _plain(body)
+        return ErrorBody(text or noted, f"{text} {noted}".lower())
+    if isinstance(value, str):
+        return ErrorBody(value, f"{value} {noted}".lower())
+    message = "; ".join(dict.fromkeys(_texts(value, _MESSAGES)))
+    words = " ".join((*_texts(value, _MESSAGES + _CODES), *([noted] if noted else [])))
+    estimated = value.get("estimated_time") if isinstance(value, dict) else None
+    if isinstance(estimated, int | float):
+        return ErrorBody(message or noted, f"{words} estimated_time".lower(), max(0.0, float(estimated)))
+    return ErrorBody(message or noted, words.lower())
+
+
+def retry_after(headers: Mapping[str, str], said: ErrorBody) -> float | None:
+    """Seconds that the answer asks to wait, or None.
+
+    Looked at in this order: `retry-after-ms`, `retry-after` (seconds or a date), an exhausted `ratelimit` header,
+    "try again in 6m0s" in the text, `estimated_time`.
+    """
+    milliseconds = _number(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return milliseconds / 1000
+    told = headers.get("retry-after", "")
+    seconds = _number(told)
+    if seconds is None and told:
+        seconds = _until(told)
+    if seconds is None and (reset := _RESET.search(headers.get("ratelimit", ""))):
+        seconds = float(reset[1])
+    if seconds is None and (text := _WAITS.search(said.words)):
+        seconds = sum(_in_seconds(number, unit) for number, unit in _PART.findall(text[1]))
+    return said.estimated_time if seconds is None else seconds
+
+
+def _texts(value: Any, keys: tuple[str, ...]) -> Iterator[str]:
+    """The texts at `keys`, however deep, in the order of the keys."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for item in value[:10]:
+            yield from _texts(item, keys)
+    elif isinstance(value, dict):
+        for key in keys:
+            yield from _texts(value.get(key), keys)
+
+
+def _plain(body: str) -> str:
+    """The title of an HTML page, or the text itself."""
+    title = re.search(r"<title[^>]*>([^<]+)</title>", body[:_READ], re.IGNORECASE)
+    if title:
+        return title[1].strip()
+    if body.lstrip()[:1] in ("<", "{", "["):
+        return describe_bytes(body.encode("utf-8", "replace"))
+    return body[:_READ].strip()
+
+
+def _number(text: str | None) -> float | None:
+    """The number of 0 or more that a header holds, or None."""
+    if text is None or not re.fullmatch(r"\s*\d+(?:\.\d+)?\s*", text):
+        return None
+    return float(text)
+
+
+def _until(date: str) -> float | None:
+    """Seconds from now to an HTTP date; 0 for one that has passed."""
+    try:
+        return max(0.0, parsedate_to_datetime(date).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def _in_seconds(number: str, unit: str) -> float:
+    if unit == "ms" or unit.startswith("milli"):
+        return float(number) / 1000
+    return float(number) * _SECONDS[unit[0]]

@@ -1,0 +1,232 @@
+"""ManagedModel: any model, with its calls remembered, paced, retried and accounted."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from imagetask.errors import ErrorKind, GenerationError, StopReason
+from imagetask.models.base import (
+    AsyncImageGenerationModel,
+    Generation,
+    ImageGenerationModel,
+    ImageRequest,
+    requests_of,
+)
+from imagetask.models.calls import Ask, Calls, Tally
+from imagetask.models.event_loop import event_loop
+from imagetask.models.pacing import Pace
+from imagetask.store import GenerationStore, generation_key
+
+MAX_CONCURRENCY = 64
+"""Default for how many calls may be under way at once in a process; how many are is found out while running."""
+
+Input = str | ImageRequest | GenerationError | None
+
+
+class ManagedModel:
+    """A model as tasks see it: asks the store first, else the backend at a pace it bears; every failure by the table.
+
+    store: where generations are remembered; None remembers nothing. seed: the run's seed.
+    max_concurrency: calls under way at once, at most. requests_per_minute: None for as many as the backend admits.
+    One `ManagedModel` serves all threads of a process; `for_rows` gives each chunk its own view of it.
+    """
+
+    def __init__(
+        self,
+        model: ImageGenerationModel,
+        *,
+        store: GenerationStore | None = None,
+        seed: int = 0,
+        max_concurrency: int = MAX_CONCURRENCY,
+        requests_per_minute: float | None = None,
+    ) -> None:
+        self.model = model
+        self.store = store
+        self.seed = seed
+        self._thread = event_loop()
+        self._calls = Calls(model, store, Pace(max_concurrency, requests_per_minute), self._thread)
+        self._loaded = False
+        self._ordinals: Sequence[int] | None = None
+        self.asked: list[list[Generation]] | None = None
+
+    @property
+    def model_name(self) -> str:
+        return self.model.model_name
+
+    @property
+    def tally(self) -> Tally:
+        """What became of the generations so far, over all views."""
+        return self._calls.tally
+
+    def load(self) -> None:
+        """Opens the model's client or weights. Raises `RunStopped` where it cannot, for example for lack of a key."""
+        if self._loaded:
+            return
+        try:
+            self.model.load()
+            if isinstance(self.model, AsyncImageGenerationModel):
+                self._thread.run(self.model.aload())
+        except GenerationError as error:
+            raise self._calls.stop(error.kind, error.message) from error
+        self._loaded = True
+
+    def unload(self) -> None:
+        """Closes what `load` opened."""
+        if not self._loaded:
+            return
+        self._loaded = False
+        if isinstance(self.model, AsyncImageGenerationModel):
+            self._thread.run(self.model.aunload())
+        self.model.unload()
+
+    def stop(self, kind: StopReason, message: str) -> None:
+        """No new calls from here on, in this process; what is in flight finishes and is kept."""
+        self._thread.loop.call_soon_threadsafe(self._calls.stop, kind, message)
+
+    def __enter__(self) -> ManagedModel:
+        self.load()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.unload()
+
+    def for_rows(self, ordinals: Sequence[int]) -> ManagedModel:
+        """A view for the rows of one chunk: what is asked of it, in order, are these rows, with these ordinals.
+
+        The view's `asked` holds the generations of each row that was asked for, in the order of asking.
+        """
+        view = copy.copy(self)
+        view._ordinals, view.asked = ordinals, []
+        return view
+
+    def get_generation_kwargs(self) -> dict[str, Any]:
+        """The model's own parameters."""
+        return self.model.get_generation_kwargs()
+
+    def generate_outputs(
+        self, inputs: Sequence[Input], num_generations: int = 1, **kwargs: Any
+    ) -> list[list[Generation]]:
+        """For each input, its generations in order: n inputs → n lists of `num_generations`.
+
+        inputs: a prompt, an `ImageRequest`, or a `GenerationError` for a row that failed before it could be asked.
+        A failed generation is in its place, with its kind. Raises `RunStopped` when no more calls may be made.
+        """
+        self.load()
+        done = self._asked_in_vain(inputs, num_generations)
+        valid = [i for i, failed in enumerate(done) if failed is None]
+        requests = requests_of([inputs[i] for i in valid], kwargs)  # type: ignore[misc]
+        identities = [self._identity(request) for request in requests]
+        ordinals = self._ordinals_of(valid, identities)
+        asks = [
+            [self._ask(request, identity, ordinal, number) for number in range(num_generations)]
+            for request, identity, ordinal in zip(requests, identities, ordinals, strict=True)
+        ]
+        made = self._thread.run(self._all(asks))
+        for i, generations in zip(valid, made, strict=True):
+            done[i] = generations
+        results = [generations for generations in done if generations is not None]
+        if self.asked is not None:
+            self.asked.extend(results)
+        return results
+
+    def note_task(self, kind: ErrorKind | None, message: str | None = None) -> None:
+        """Takes whether the task's own code worked for a row. Raises `RunStopped` where it fails from the start."""
+        if not self._calls.started("task"):
+            self._thread.run(self._note_task(kind, message))
+
+    async def _note_task(self, kind: ErrorKind | None, message: str | None) -> None:
+        self._calls.note_start("task", kind, message)
+
+    async def _all(self, asks: list[list[Ask]]) -> list[list[Generation]]:
+        results = await asyncio.gather(*(self._counted(ask) for row in asks for ask in row), return_exceptions=True)
+        flat: list[Generation] = []
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+            flat.append(result)
+        size = len(asks[0]) if asks else 1
+        return [flat[i : i + size] for i in range(0, len(flat), size)]
+
+    async def _counted(self, ask: Ask) -> Generation:
+        generation = await self._calls.generation(ask)
+        self.tally.add(generation)
+        return generation
+
+    def _asked_in_vain(self, inputs: Sequence[Input], num_generations: int) -> list[list[Generation] | None]:
+        """The failed generations of inputs that cannot be asked for; None for those that can."""
+        found: list[list[Generation] | None] = []
+        for item in inputs:
+            error = _unfit(item)
+            if error is None:
+                found.append(None)
+                continue
+            name = self.model_name
+            failed = [
+                Generation(name, generation=number, error_kind=error.kind, error_message=error.message)
+                for number in range(num_generations)
+            ]
+            for generation in failed:
+                self.tally.add(generation)
+            found.append(failed)
+        return found
+
+    def _ordinals_of(self, positions: Sequence[int], identities: Sequence[Mapping[str, Any]]) -> list[int]:
+        """From the plan where there is one; else the how-many-eth of its equals among these inputs each one is."""
+        if self._ordinals is not None and self.asked is not None:
+            return [self._ordinals[len(self.asked) + i] for i in positions]
+        seen: Counter[str] = Counter()
+        ordinals = []
+        for identity in identities:
+            key = generation_key(identity)
+            ordinals.append(seen[key])
+            seen[key] += 1
+        return ordinals
+
+    def _identity(self, request: ImageRequest) -> dict[str, Any]:
+        """What decides the pixels, but for seed, ordinal and number. No secret and no path is in it."""
+        url = self.model.key_url
+        return {
+            "backend": self.model.backend,
+            "model": self.model_name,
+            **({"url": url} if url else {}),
+            "prompt": request.prompt,
+            "parameters": request.parameters(),
+        }
+
+    def _ask(self, request: ImageRequest, identity: dict[str, Any], ordinal: int, number: int) -> Ask:
+        base = self.seed if request.seed is None else request.seed
+
+        def seed_of(again: int) -> int:
+            return _derived_seed([base, identity, ordinal, number, *([again] if again else [])])
+
+        seed = request.seed if request.seed is not None and number == 0 else seed_of(0)
+        key = generation_key({**identity, "seed": seed, "ordinal": ordinal, "generation": number})
+        return Ask(request, key, seed, number, ordinal, seed_again=seed_of)
+
+
+def _derived_seed(parts: list[Any]) -> int:
+    """A seed of 31 bits, which every backend takes, from everything that tells one generation from another."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def _unfit(item: object) -> GenerationError | None:
+    """Why an input cannot be asked for, or None."""
+    if isinstance(item, GenerationError):
+        return item
+    prompt = item.prompt if isinstance(item, ImageRequest) else item
+    if prompt is None:
+        return GenerationError("invalid_input", "the prompt is null")
+    if not isinstance(prompt, str):
+        return GenerationError("invalid_input", f"the prompt is no text but {type(prompt).__name__}")
+    return None if prompt.strip() else GenerationError("invalid_input", "the prompt is empty")

@@ -1,0 +1,88 @@
+"""What the last run into a dataset folder was asked, and how it went."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from imagetask.chunks import read_manifest
+from imagetask.errors import DatasetError
+from imagetask.layout import FORMAT_VERSION, Layout, read_json, write_json
+from imagetask.plan import read_plan
+from imagetask.settings import RunSettings
+
+RunState = Literal["running", "finished", "stopped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Generations by what became of them. reused: not asked for in this run. failed: by kind. failed_rows: rows of the
+    source, for each model, that lack an image."""
+
+    rows: int = 0
+    generations: int = 0
+    done: int = 0
+    reused: int = 0
+    failed: Mapping[str, int] = field(default_factory=dict)
+    failed_rows: int = 0
+
+    @classmethod
+    def of(cls, manifests: Iterable[Mapping[str, Any]]) -> Counts:
+        failed: Counter[str] = Counter()
+        rows = generations = reused = failed_rows = 0
+        for manifest in manifests:
+            failed.update(manifest["failed"])
+            rows += manifest["stop"] - manifest["start"]
+            generations += manifest["generations"]
+            reused += manifest["reused"]
+            failed_rows += manifest["failed_rows"]
+        return cls(rows, generations, generations - failed.total(), reused, dict(failed), failed_rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The record of a run, kept in the dataset folder. Times are seconds since 1970."""
+
+    settings: RunSettings
+    state: RunState
+    started_at: float
+    finished_at: float | None = None
+    message: str | None = None
+
+    @classmethod
+    def start(cls, settings: RunSettings) -> Run:
+        """A new run; its record is written."""
+        return cls(settings, "running", time.time())._written()
+
+    def end(self, state: RunState, message: str | None = None) -> Run:
+        """The same run, ended; its record is written."""
+        return Run(self.settings, state, self.started_at, time.time(), message)._written()
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Run:
+        """The last run into a folder. Raises `DatasetError` where there was none."""
+        known = read_json(Layout(Path(folder)).run)
+        if known is None or known.get("version") != FORMAT_VERSION:
+            raise DatasetError(f"no run was started in {folder}: expected a folder that imagetask generate wrote")
+        known.pop("version")
+        return cls(**{**known, "settings": RunSettings(**known["settings"])})
+
+    def _written(self) -> Run:
+        fields = {"version": FORMAT_VERSION, **asdict(self), "settings": self.settings.model_dump(mode="json")}
+        write_json(self.settings.layout.run, fields)
+        return self
+
+
+def counts_so_far(folder: str | Path) -> tuple[int, Counts]:
+    """Of a folder's plan: how many generations there are to be, and what became of those in finished chunks."""
+    layout = Layout(Path(folder).absolute())
+    run, plan = Run.read(folder), read_plan(layout)
+    if plan is None:
+        return 0, Counts()
+    manifests = [manifest for chunk in plan.chunks if (manifest := read_manifest(layout, chunk)) is not None]
+    total = plan.rows * len(run.settings.model) * run.settings.num_generations
+    return total, Counts.of(manifests)

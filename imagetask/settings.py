@@ -1,0 +1,106 @@
+"""RunSettings: one validated description of a run. No secret is in it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from imagetask.errors import UsageError
+from imagetask.layout import Layout
+from imagetask.models import split_model
+from imagetask.models.managed import MAX_CONCURRENCY
+
+DEFAULT_TASK = "imagetask.tasks:ImageGeneration"
+
+
+class RunSettings(BaseModel):
+    """What a run is asked. The fields are the flow's parameters and the command line's options."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: str | list[str] = Field(description="CSV, TSV, JSON lines or Parquet: a file, a glob, or a list of files.")
+    out: Path = Field(description="Folder of the dataset; a folder of an earlier run is gone on with.")
+    model: list[str] = Field(
+        default=["placeholder"], min_length=1, description="BACKEND:MODEL_ID; of several, each row is asked of each."
+    )
+    base_url: str | None = Field(default=None, description="URL of the server, where it is not the backend's own.")
+    credentials: str | None = Field(default=None, description="Name of a saved block of the backend.")
+    task: str = Field(default=DEFAULT_TASK, description="Import path of an ImageTask, as in my_module:MyTask.")
+    prompt_column: str | None = Field(default=None, description="Column that holds the prompts; default: prompt.")
+    rename: dict[str, str] = Field(default_factory=dict, description="Columns of the source to rename, old: new.")
+    num_generations: int = Field(default=1, ge=1, description="Different images for each row.")
+    seed: int = Field(default=0, ge=0, description="Seed of the run; every generation's seed comes from it.")
+    width: int | None = Field(default=None, ge=1, description="Width in px.")
+    height: int | None = Field(default=None, ge=1, description="Height in px.")
+    negative_prompt: str | None = Field(default=None, description="What the images should not show.")
+    num_inference_steps: int | None = Field(default=None, ge=1, description="Denoising steps.")
+    guidance_scale: float | None = Field(default=None, description="How closely to follow the prompt.")
+    param: dict[str, Any] = Field(default_factory=dict, description="Further parameters of the backend.")
+    chunk_rows: int | None = Field(default=None, ge=1, description="Rows of one chunk; a folder remembers it.")
+    max_concurrency: int = Field(default=MAX_CONCURRENCY, ge=1, description="Calls under way at once, at most.")
+    requests_per_minute: float | None = Field(default=None, gt=0, description="Calls a minute, at most.")
+    max_failed: int | None = Field(default=None, ge=0, description="More failed rows than this stop the run.")
+    limit: int | None = Field(default=None, ge=1, description="Only the first rows of the source.")
+    store: str | None = Field(default=None, description="Where generations are kept: a folder, s3://…, gs://…, az://….")
+    rebuild: bool = Field(default=False, description="Make every part of the dataset anew, from the store.")
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("model")
+    @classmethod
+    def _known_backends(cls, value: list[str]) -> list[str]:
+        for model in value:
+            split_model(model)
+        if len(set(value)) < len(value):
+            raise ValueError("names a model twice")
+        return value
+
+    @field_validator("base_url")
+    @classmethod
+    def _no_secret_in_url(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise ValueError(f"{value.split('?')[0]!r} is no URL: expected http://… or https://…")
+        if parts.username or parts.password or parts.query:
+            raise ValueError("holds credentials or a query: keep them in a block, and give its name as credentials")
+        return value
+
+    @field_validator("out", mode="after")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @classmethod
+    def checked(cls, **fields: Any) -> RunSettings:
+        """The settings, or a `UsageError` of one sentence that names the option."""
+        try:
+            return cls(**fields)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            option = str(first["loc"][0]).replace("_", "-") if first["loc"] else "settings"
+            message = first["msg"].removeprefix("Value error, ")
+            raise UsageError(f"--{option}: {message}") from None
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.out)
+
+    @property
+    def store_url(self) -> str:
+        """Where generations are kept: `store`, else IMAGETASK_STORE, else a folder in the dataset's own."""
+        return self.store or os.environ.get("IMAGETASK_STORE") or str(self.layout.store)
+
+    def generation_kwargs(self) -> dict[str, Any]:
+        """The parameters for every request; the run's seed is not among them."""
+        names = ("width", "height", "negative_prompt", "num_inference_steps", "guidance_scale")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return {**given, **self.param}

@@ -1,0 +1,427 @@
+"""Rows in: CSV, TSV, JSON lines and Parquet files, globs of these, and frames, as one lazy frame.
+
+Whatever is wrong with a source is a `SourceError` of one sentence: the file, what is wrong, and what to do.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import errno
+import glob
+import json
+import shlex
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn, TypeAlias
+
+import polars as pl
+
+from imagetask.errors import SourceError, StorageError
+
+Source: TypeAlias = str | Path | Sequence[str | Path] | Sequence[Mapping[str, Any]] | pl.DataFrame | pl.LazyFrame
+"""A file, a glob, files of one format, rows from Python, or a frame."""
+
+SUFFIXES: Mapping[str, str] = {
+    ".csv": "CSV",
+    ".tsv": "TSV",
+    ".jsonl": "JSON lines",
+    ".ndjson": "JSON lines",
+    ".parquet": "Parquet",
+}
+"""File suffix → format."""
+
+_FLOAT = r"^-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,17})?([eE][+-]?[0-9]+)?$"
+"""Numbers that a double holds. Longer runs of digits are ids or exact decimals, and stay text."""
+
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_ONE_OBJECT = "write one JSON object per line"
+_QUOTING = 'write a quote inside a cell as "" and put the cell in quotes'
+
+
+def scan_source(
+    source: Source, *, text_columns: Collection[str] = (), rename: Mapping[str, str] | None = None
+) -> pl.LazyFrame:
+    """The rows of a source, in order; files in the order of the list, or sorted where they came from a glob.
+
+    text_columns: columns of CSV and TSV files that stay text whatever they hold, by their old or new name.
+    rename: {"old": "new"}, for columns of the source.
+
+    In CSV and TSV files an empty unquoted cell is null, and a row without any cell filled is left out (but for
+    one-column files). A column is Int64 or Float64 only where nothing is lost by it, else String: "007" stays text.
+    TSV has no quoting. JSON lines and Parquet keep their types. CSV and TSV files are read through once here, in
+    a stream, to find the types. Raises `SourceError`; a lazy frame is not read here, so it may still have no rows.
+    """
+    name = source_name(source)
+    text = {*text_columns, *(old for old, new in (rename or {}).items() if new in text_columns)}
+    with read_errors(name):
+        if isinstance(source, pl.LazyFrame):
+            frame = source
+        elif isinstance(source, pl.DataFrame):
+            frame = _from_frame(source, name)
+        elif _is_rows(source):
+            frame = _from_frame(_table(source, name), name)
+        else:
+            frame = _from_files(_files(source), text, name)
+        return _renamed(frame, rename, name) if rename else frame
+
+
+def source_name(source: Source) -> str:
+    """What messages call the source: "prompts.csv", "a.csv and 3 more files", "a frame of 12 rows"."""
+    if isinstance(source, str | Path):
+        return str(source)
+    if isinstance(source, pl.LazyFrame):
+        return "a lazy frame"
+    if isinstance(source, pl.DataFrame):
+        return f"a frame of {source.height} rows"
+    if _is_rows(source) or not source:
+        return f"a list of {len(source)} rows"
+    more = len(source) - 1
+    return f"{source[0]} and {more} more file{'s' if more > 1 else ''}" if more else str(source[0])
+
+
+@contextmanager
+def read_errors(name: str) -> Iterator[None]:
+    """Turns what Polars and the system raise while rows are read into a `SourceError` that names the source.
+
+    A full or read-only disk, met while rows are read and written in one go, is a `StorageError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL_DISK:
+            raise StorageError(f"the disk refused while {name} was read: {error.strerror}") from error
+        raise SourceError(f"{name} cannot be read: {error.strerror or _first_line(error)}") from error
+    except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
+        raise SourceError(f"{name} cannot be read: {_first_line(error)}") from error
+
+
+def check_columns(frame: pl.LazyFrame | pl.DataFrame | pl.Schema, needed: Sequence[str], name: str) -> None:
+    """Raises `SourceError` where a needed column is missing: with the columns there are, and the nearest one."""
+    if isinstance(frame, pl.LazyFrame | pl.DataFrame):
+        with read_errors(name):
+            frame = frame.collect_schema()
+    columns = frame.names()
+    missing = [column for column in needed if column not in columns]
+    if not missing:
+        return
+    message = f"{name} has no column {_quoted(missing)}; it has {_quoted(columns)}"
+    near = _nearest(missing[0], columns)
+    if near is not None:
+        option = f" --prompt-column {shlex.quote(near)}" if len(needed) == 1 else ""
+        message += f"; did you mean {near!r}?{option}"
+    raise SourceError(message)
+
+
+def _is_rows(source: object) -> bool:
+    return isinstance(source, list | tuple) and any(isinstance(row, Mapping) for row in source)
+
+
+def _table(rows: Any, name: str) -> pl.DataFrame:
+    if not all(isinstance(row, Mapping) for row in rows):
+        raise SourceError(f"{name} holds more than dicts; give each row as a dict from column name to value")
+    try:
+        return pl.DataFrame([dict(row) for row in rows], infer_schema_length=None)
+    except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError) as error:
+        reason = _first_line(error)
+        raise SourceError(
+            f"{name} makes no table ({reason}); give a column one type, and names that are text"
+        ) from error
+
+
+def _from_frame(frame: pl.DataFrame, name: str) -> pl.LazyFrame:
+    if frame.height == 0 or frame.width == 0:
+        raise SourceError(f"{name} has no {'columns' if frame.height else 'rows'}; give at least one row")
+    objects = [column for column, dtype in frame.schema.items() if dtype == pl.Object]
+    if objects:
+        raise SourceError(f"{name} holds Python objects in {_quoted(objects)}; give text, numbers or lists of these")
+    return frame.lazy()
+
+
+def _renamed(frame: pl.LazyFrame, rename: Mapping[str, str], name: str) -> pl.LazyFrame:
+    schema = frame.collect_schema()
+    check_columns(schema, list(rename), name)
+    new = [rename.get(column, column) for column in schema.names()]
+    twice = sorted({column for column in new if new.count(column) > 1})
+    if twice:
+        raise SourceError(f"{name} would have two columns {_quoted(twice)} after renaming; choose another name")
+    return frame.rename(dict(rename))
+
+
+def _files(source: Any) -> list[Path]:
+    items = [source] if isinstance(source, str | Path) else source
+    if not isinstance(items, list | tuple) or not all(isinstance(item, str | Path) for item in items):
+        raise SourceError(
+            f"a source is a file, a glob, a list of files or dicts, or a frame, not {type(source).__name__}"
+        )
+    if not items:
+        raise SourceError("the source is an empty list; give files, or rows as dicts")
+    files = [file for item in items for file in _expand(str(item))]
+    for file in files:
+        if file.suffix.lower() not in SUFFIXES:
+            raise SourceError(f"{file} has no suffix that says its format; known are {', '.join(SUFFIXES)}")
+        if file.stat().st_size == 0:
+            raise SourceError(f"{file} is empty (0 bytes); give a file with at least one row")
+    return files
+
+
+def _expand(item: str) -> list[Path]:
+    if "://" in item:
+        raise SourceError(f"{item} is a URL; download it first, and give the file")
+    path = Path(item).expanduser()
+    if path.is_dir():
+        suffix = next((p.suffix for p in sorted(path.iterdir()) if p.suffix.lower() in SUFFIXES), ".csv")
+        raise SourceError(f"{item} is a folder; name its files by a glob, for example {str(path / '*') + suffix!r}")
+    if path.exists():
+        return [path]
+    if not glob.has_magic(item):
+        near = _nearest(path.name, [p.name for p in path.parent.iterdir()]) if path.parent.is_dir() else None
+        hint = f"did you mean {str(path.with_name(near))!r}?" if near else "check the path"
+        raise SourceError(f"there is no file {item}; {hint}")
+    found = [Path(p) for p in sorted(glob.glob(str(path), recursive=True)) if Path(p).is_file()]
+    if not found:
+        raise SourceError(f"no file matches the glob {item!r}; check the path and the suffix")
+    return found
+
+
+def _from_files(files: list[Path], text: Collection[str], name: str) -> pl.LazyFrame:
+    formats = {SUFFIXES[file.suffix.lower()]: file for file in files}
+    if len(formats) > 1:
+        (one, first), (other, second) = list(formats.items())[:2]
+        raise SourceError(f"{name} mixes {one} ({first}) and {other} ({second}); give files of one format")
+    [kind] = formats
+    with _diagnosed(files, kind):
+        frame = _joined([_READERS[kind](file) for file in files], files)
+        if kind in ("CSV", "TSV"):
+            return _typed(frame, files, kind, text, name)
+        if kind == "Parquet" and frame.select(pl.len()).collect().item() == 0:
+            raise SourceError(f"{name} has no rows; give a file with at least one row")
+        return frame
+
+
+def _scan_text(file: Path, kind: str) -> pl.LazyFrame:
+    """The file with every column as text, and the header's names as they are written."""
+    separator, quote = ("\t", None) if kind == "TSV" else (",", '"')
+    names = next((cells for _, cells, _ in _RECORDS[kind](file) if cells), [])
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if not names or twice:
+        what = f"has more than one column {_quoted(twice)}; give each its own name" if twice else "has no header"
+        raise SourceError(f"{file} {what}")
+    frame = pl.scan_csv(file, separator=separator, quote_char=quote, infer_schema=False, glob=False)
+    read = frame.collect_schema().names()
+    if len(read) != len(names):
+        raise SourceError(f"{file} has a header that cannot be read; end each line with a line feed")
+    return frame if read == names else frame.rename(dict(zip(read, names, strict=True)))
+
+
+def _scan_json(file: Path) -> pl.LazyFrame:
+    frame = pl.scan_ndjson(glob.escape(str(file)), infer_schema_length=None)
+    if not frame.collect_schema():
+        raise SourceError(f"{file} has objects without a single key; give at least one column")
+    return frame
+
+
+def _scan_parquet(file: Path) -> pl.LazyFrame:
+    with file.open("rb") as raw:
+        head = raw.read(4)
+        raw.seek(max(file.stat().st_size - 4, 0))
+        tail = raw.read(4)
+    if head != b"PAR1" or tail != b"PAR1":
+        what = "cut short: its last bytes are missing" if head == b"PAR1" else "not Parquet: its first bytes are others"
+        raise SourceError(f"{file} is {what}; write or download it again")
+    frame = pl.scan_parquet(file, glob=False)
+    frame.collect_schema()
+    return frame
+
+
+_READERS: Mapping[str, Callable[[Path], pl.LazyFrame]] = {
+    "CSV": lambda file: _scan_text(file, "CSV"),
+    "TSV": lambda file: _scan_text(file, "TSV"),
+    "JSON lines": _scan_json,
+    "Parquet": _scan_parquet,
+}
+
+
+def _joined(frames: list[pl.LazyFrame], files: list[Path]) -> pl.LazyFrame:
+    """The rows of all files in order, with the columns in the first one's order."""
+    first = frames[0].collect_schema()
+    for frame, file in zip(frames[1:], files[1:], strict=True):
+        schema = frame.collect_schema()
+        if set(schema) != set(first):
+            differs = _quoted(sorted(set(schema) ^ set(first)))
+            raise SourceError(
+                f"{file} has the columns {_quoted(schema.names())}, {files[0]} has {_quoted(first.names())}; "
+                f"give files that agree on {differs}"
+            )
+        for column, dtype in schema.items():
+            kinds = {dtype.is_nested(), first[column].is_nested()}
+            if len(kinds) > 1 and pl.Null not in (dtype, first[column]):
+                raise SourceError(
+                    f"column {column!r} is {dtype} in {file}, {first[column]} in {files[0]}; give it one type"
+                )
+    if len(frames) == 1:
+        return frames[0]
+    return pl.concat([frame.select(first.names()) for frame in frames], how="vertical_relaxed")
+
+
+def _typed(frame: pl.LazyFrame, files: list[Path], kind: str, text: Collection[str], name: str) -> pl.LazyFrame:
+    """Casts the columns of text whose cells are all numbers, found in one streaming pass over the files."""
+    names = frame.collect_schema().names()
+    blank = pl.all_horizontal(pl.all().is_null()) if len(names) > 1 else pl.lit(False)
+    found = frame.select(
+        rows=pl.len(),
+        blank=blank.sum() if len(names) > 1 else pl.lit(0),
+        open=(pl.col(names[-1]).is_null() & ~blank).sum(),
+        types=pl.concat_list([_number_type(column) for column in names]),
+    )
+    rows, blanks, open_ends, types = found.collect(engine="streaming").row(0)
+    if rows == blanks:
+        raise SourceError(f"{name} has a header and no rows; give a file with at least one row")
+    if open_ends:
+        _raise_fault(files, kind)
+    casts = {column: (pl.Int64, pl.Float64)[t - 1] for column, t in zip(names, types, strict=True) if t}
+    frame = frame.filter(~blank) if blanks else frame
+    return frame.with_columns(pl.col(c).cast(dtype) for c, dtype in casts.items() if c not in text)
+
+
+def _number_type(column: str) -> pl.Expr:
+    """1 where all cells of a column of text are Int64 and come back as they were written, 2 for Float64, else 0."""
+    cells = pl.col(column)
+    whole = cells.cast(pl.Int64, strict=False).cast(pl.String).eq_missing(cells).all()
+    real = (cells.str.contains(_FLOAT) & cells.cast(pl.Float64, strict=False).is_finite()).all()
+    return pl.when(cells.count() == 0).then(0).when(whole).then(1).when(real).then(2).otherwise(0)
+
+
+@contextmanager
+def _diagnosed(files: list[Path], kind: str) -> Iterator[None]:
+    """Looks, where reading failed, for the line that is to blame."""
+    try:
+        yield
+    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
+        _raise_fault(files, kind, error)
+        raise
+
+
+def _raise_fault(files: list[Path], kind: str, cause: Exception | None = None) -> None:
+    for file in files:
+        fault = None if kind == "Parquet" else _encoding_fault(file) or _FAULTS[kind](file)
+        if fault:
+            raise SourceError(f"{file}, {fault}") from cause
+
+
+def _encoding_fault(file: Path) -> str | None:
+    with file.open("rb") as raw:
+        for number, line in enumerate(raw, 1):
+            if number == 1 and line.startswith((b"\xff\xfe", b"\xfe\xff")):
+                return f"line 1: the text is UTF-16, not UTF-8; convert it: {_iconv(file, 'UTF-16')}"
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                byte = f"0x{line[error.start]:02X}"
+                return f"line {number}: the byte {byte} is not UTF-8; convert the file: {_iconv(file, 'WINDOWS-1252')}"
+    return None
+
+
+def _iconv(file: Path, encoding: str) -> str:
+    new = file.with_name(f"{file.stem}-utf8{file.suffix}")
+    return f"iconv -f {encoding} -t UTF-8 {shlex.quote(str(file))} > {shlex.quote(str(new))}"
+
+
+class _Record(NamedTuple):
+    """line: number of its first line, from 1. cells: None where its quotes are broken. text: as it is in the file."""
+
+    line: int
+    cells: list[str] | None
+    text: str
+
+
+def _csv_records(file: Path) -> Iterator[_Record]:
+    taken: list[str] = []
+    line = 1
+    limit = csv.field_size_limit(sys.maxsize)
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as text:
+            reader = csv.reader(_noted(text, taken), strict=True)
+            for cells in reader:
+                yield _Record(line, cells, "".join(taken))
+                line += len(taken)
+                taken.clear()
+    except csv.Error:
+        yield _Record(line, None, "".join(taken))
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _noted(lines: Iterable[str], taken: list[str]) -> Iterator[str]:
+    for line in lines:
+        taken.append(line)
+        yield line
+
+
+def _tsv_records(file: Path) -> Iterator[_Record]:
+    with file.open(newline="\n", encoding="utf-8-sig") as text:
+        for number, line in enumerate(text, 1):
+            bare = line.rstrip("\r\n")
+            yield _Record(number, bare.split("\t") if bare else [], "")
+
+
+_RECORDS: Mapping[str, Callable[[Path], Iterator[_Record]]] = {"CSV": _csv_records, "TSV": _tsv_records}
+
+
+def _cells_fault(records: Iterator[_Record]) -> str | None:
+    """The first record that has broken quotes, or another number of cells than the header."""
+    width = 0
+    for line, cells, text in records:
+        if cells is None:
+            return f"line {line}: a quote opens a cell and is never closed, or text follows it; {_QUOTING}"
+        if text.count('"') % 2:
+            return f"line {line}: a quote stands in a cell that is not quoted; {_QUOTING}"
+        width = width or len(cells)
+        if cells and len(cells) != width:
+            way = "quote cells that hold commas" if text else "put no tab and no line break inside a cell"
+            count = f"{len(cells)} cell{'s' if len(cells) > 1 else ''}"
+            return f"line {line}: the row has {count}, the header has {width}; {way}, and keep empty cells at the end"
+    return None
+
+
+def _json_fault(file: Path) -> str | None:
+    with file.open("rb") as raw:
+        for number, line in enumerate(raw, 1):
+            if number == 1 and line.startswith(b"\xef\xbb\xbf"):
+                return "line 1: the file starts with a byte-order mark; save it as UTF-8 without one"
+            try:
+                row = json.loads(line, parse_constant=_no_constant) if line.strip() else {}
+            except (ValueError, RecursionError) as error:
+                reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+                return f"line {number}: no whole JSON object ({reason}); {_ONE_OBJECT}"
+            if not isinstance(row, dict):
+                return f"line {number}: a JSON {type(row).__name__}, not an object; {_ONE_OBJECT}"
+    return None
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON, write null")
+
+
+_FAULTS: Mapping[str, Callable[[Path], str | None]] = {
+    "CSV": lambda file: _cells_fault(_csv_records(file)),
+    "TSV": lambda file: _cells_fault(_tsv_records(file)),
+    "JSON lines": _json_fault,
+}
+
+
+def _nearest(name: str, among: Sequence[str]) -> str | None:
+    lower = {other.lower(): other for other in among}
+    near = difflib.get_close_matches(name.lower(), list(lower), n=1)
+    return lower[near[0]] if near else None
+
+
+def _quoted(names: Collection[str]) -> str:
+    shown = [repr(name) for name in list(names)[:20]]
+    return ", ".join(shown) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

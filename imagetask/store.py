@@ -1,0 +1,189 @@
+"""The generation store: every generation ever paid for, by key.
+
+One generation is two objects: the image under its own suffix, `ab/KEY-HASH.jpg`, and after it the record,
+`ab/KEY.json`. Whoever sees the record sees the whole image. A failure that is not asked again is a record alone.
+Durable means against the death of the process, not against power loss.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import obstore
+from obstore.exceptions import BaseError, NotFoundError
+from obstore.store import LocalStore, from_url
+
+from imagetask.errors import StorageError, UsageError
+from imagetask.images import Image
+
+logger = logging.getLogger(__name__)
+
+RECORD_VERSION = 1
+_DEBRIS = re.compile(r"#\d+$")
+_DEBRIS_AGE = 600.0
+T = TypeVar("T")
+
+
+class GenerationStore:
+    """Records and images by key, in a folder or an object store (`s3://…`, `gs://…`, `az://…`), through obstore.
+
+    Several processes and machines may use one store. Credentials of an object store come from its usual environment
+    variables, never from the URL.
+    """
+
+    def __init__(self, url: str | Path) -> None:
+        self.url = str(url)
+        self._folder: Path | None = None
+        if "://" not in self.url or self.url.startswith("file://"):
+            self._folder = Path(self.url.removeprefix("file://")).absolute()
+            with _refusals(f"open the store {self._folder}"):
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._store: Any = LocalStore(self._folder, mkdir=True)
+        else:
+            self._store = _object_store(self.url)
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """The record of a key, or None. A record that is damaged, or whose image is gone, is told and is None."""
+        try:
+            with _refusals("read from the store"):
+                text = bytes(obstore.get(self._store, _record_path(key)).bytes())
+        except FileNotFoundError:
+            return None
+        record = _parse(text)
+        if record is None or record.get("key") != key:
+            logger.warning("the record of generation %s in the store is damaged: it is made again", key)
+            return None
+        image = record.get("image")
+        if image is not None and self._size(image["path"]) != image["bytes"]:
+            logger.warning("the image of generation %s is gone from the store: it is made again", key)
+            return None
+        return record
+
+    def put(self, key: str, record: Mapping[str, Any], image: Image | None) -> Image | None:
+        """Makes a generation durable: the image first, its record second. Gives the image as a handle.
+
+        record: JSON-able. image: None for a failure that is to be remembered.
+        """
+        whole: dict[str, Any] = {"version": RECORD_VERSION, "key": key, "created_at": time.time(), **record}
+        handle = None
+        if image is not None:
+            path = f"{key[:2]}/{key}-{image.sha256[:8]}.{image.suffix}"
+            whole["image"] = self._write_image(path, image)
+            handle = self.image(whole["image"])
+        with _refusals("write to the store"):
+            obstore.put(self._store, _record_path(key), json.dumps(whole, ensure_ascii=False).encode())
+        return handle
+
+    def put_image(self, image: Image) -> Image:
+        """Stores an image that is no generation of its own (a task made it) under its hash; gives it as a handle."""
+        if image.path is not None:
+            return image
+        return self.image(self._write_image(f"own/{image.sha256[:2]}/{image.sha256[:32]}.{image.suffix}", image))
+
+    def image(self, entry: Mapping[str, Any]) -> Image:
+        """The handle of an image by the entry "image" of its record."""
+        return Image(
+            partial(self.read, entry["path"]),
+            format=entry["format"],
+            width=entry["width"],
+            height=entry["height"],
+            sha256=entry["sha256"],
+            num_bytes=entry["bytes"],
+            path=entry["path"],
+        )
+
+    def read(self, path: str) -> bytes:
+        """The bytes of an image by its path in the store. Raises `StorageError` where it is not there."""
+        try:
+            if self._folder is not None:
+                with _refusals("read from the store"):
+                    return (self._folder / path).read_bytes()
+            with _refusals("read from the store"):
+                return bytes(obstore.get(self._store, path).bytes())
+        except FileNotFoundError as error:
+            raise StorageError(f"the image {path} is not in the store {self.url}") from error
+
+    def sweep(self) -> int:
+        """Removes what killed processes left half written (older than ten minutes); gives the number of files."""
+        if self._folder is None:
+            return 0
+        old = time.time() - _DEBRIS_AGE
+        debris = [p for p in self._folder.glob("*/*#*") if _DEBRIS.search(p.name) and p.stat().st_mtime < old]
+        for path in debris:
+            path.unlink(missing_ok=True)
+        return len(debris)
+
+    def _write_image(self, path: str, image: Image) -> dict[str, Any]:
+        data = image.data
+        with _refusals("write to the store"):
+            obstore.put(self._store, path, data)
+        return {
+            "path": path,
+            "bytes": len(data),
+            "sha256": image.sha256,
+            "format": image.format,
+            "width": image.width,
+            "height": image.height,
+        }
+
+    def _size(self, path: str) -> int | None:
+        try:
+            with _refusals("read from the store"):
+                return int(obstore.head(self._store, path)["size"])
+        except FileNotFoundError:
+            return None
+
+
+def generation_key(identity: Mapping[str, Any]) -> str:
+    """The key of a generation: blake2b over canonical JSON of everything that decides the pixels. 32 hex digits."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def _record_path(key: str) -> str:
+    return f"{key[:2]}/{key}.json"
+
+
+def _parse(text: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(text)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and record.get("version") == RECORD_VERSION else None
+
+
+def _object_store(url: str) -> Any:
+    parts = urlsplit(url)
+    if parts.username or parts.password or parts.query:
+        raise UsageError("the store's URL holds credentials or a query: give them in the environment, not in the URL")
+    open_store: Callable[[str], Any] = from_url
+    try:
+        return open_store(url)
+    except (BaseError, ValueError) as error:
+        raise UsageError(f"the store {url!r} cannot be opened: {_first_line(error)}") from error
+
+
+@contextmanager
+def _refusals(doing: str) -> Iterator[None]:
+    """Turns every refusal but "not there" into `StorageError`."""
+    try:
+        yield
+    except (FileNotFoundError, NotFoundError) as error:
+        raise FileNotFoundError(str(error)) from error
+    except (BaseError, OSError) as error:
+        raise StorageError(f"could not {doing}: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,36 @@
+"""ImageGeneration: prompt → image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from imagetask.images import Image
+from imagetask.tasks.base import ImageTask, Row
+
+
+class ImageGeneration(ImageTask):
+    """Generates an image for the text in the column `prompt`.
+
+    Reads `prompt` (text). Writes `image` (base64 text; a picture in the finished dataset) and `model_name`.
+
+        >>> from imagetask import ImageGeneration, PlaceholderImageGeneration
+        >>> task = ImageGeneration(name="image-generation", image_generation_model=PlaceholderImageGeneration())
+        >>> task.load()
+        >>> rows = next(task.process([{"prompt": "a white siamese cat"}]))
+        >>> rows[0]["model_name"], rows[0]["status"]
+        ('placeholder', 'done')
+    """
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        return {"prompt": "required"}
+
+    @property
+    def outputs(self) -> list[str]:
+        return ["image", "model_name"]
+
+    def format_input(self, input: Row) -> Any:
+        return input["prompt"]
+
+    def format_output(self, output: Image, input: Row) -> Row:
+        return {"image": output}

@@ -1,0 +1,56 @@
+"""A task by its import path, and the digest of its code."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import sys
+from functools import cache
+from pathlib import Path
+
+from imagetask.errors import UsageError
+from imagetask.tasks.base import ImageTask
+
+
+@cache
+def load_task(path: str) -> type[ImageTask]:
+    """The task class that `my_module:MyTask` names; the working folder counts. Raises `UsageError`."""
+    module_name, colon, name = path.partition(":")
+    if not (module_name and colon and name):
+        raise UsageError(f"the task {path!r} is no import path: expected my_module:MyTask")
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise UsageError(f"the task {path!r} cannot be imported: {error}") from error
+    task = getattr(module, name, None)
+    if not (inspect.isclass(task) and issubclass(task, ImageTask)):
+        raise UsageError(f"{path!r} is no task: {name!r} in {module_name} must be a subclass of imagetask.ImageTask")
+    if inspect.isabstract(task):
+        missing = ", ".join(sorted(task.__abstractmethods__))
+        raise UsageError(f"the task {path!r} is not whole: it lacks {missing}")
+    code_digest(task)
+    return task
+
+
+@cache
+def code_digest(task: type[ImageTask]) -> str:
+    """A digest of the modules that define the task and its bases, as they were when it was first asked for."""
+    digest = hashlib.blake2b(digest_size=16)
+    for base in task.__mro__:
+        if issubclass(base, ImageTask) and (module := sys.modules.get(base.__module__)) is not None:
+            digest.update(f"{base.__module__}.{base.__qualname__}\n".encode())
+            digest.update(_source(base, getattr(module, "__file__", None)))
+    return digest.hexdigest()
+
+
+def _source(kind: type, file: str | None) -> bytes:
+    """The file of the class; the class alone where it was typed into a notebook or a shell."""
+    if file is not None and Path(file).is_file():
+        return Path(file).read_bytes()
+    try:
+        return inspect.getsource(kind).encode()
+    except (OSError, TypeError) as error:
+        raise UsageError(f"the code of the task {kind.__qualname__} cannot be read: put it into a module") from error

@@ -1,0 +1,20 @@
+"""A real HTTP model server on loopback, which tests and benchmarks talk to. See `ModelServer`."""
+
+from tests.model_server.answers import SIGNATURE
+from tests.model_server.faults import BROKEN, FAILURES, SPOILED, Fault
+from tests.model_server.ledger import Call, Counts
+from tests.model_server.remote import RemoteModelServer, start_model_server
+from tests.model_server.server import ModelServer
+
+__all__ = [
+    "BROKEN",
+    "FAILURES",
+    "SIGNATURE",
+    "SPOILED",
+    "Call",
+    "Counts",
+    "Fault",
+    "ModelServer",
+    "RemoteModelServer",
+    "start_model_server",
+]
