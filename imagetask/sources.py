@@ -76,6 +76,8 @@ def source_name(source: Source) -> str:
         return "a lazy frame"
     if isinstance(source, pl.DataFrame):
         return f"a frame of {source.height} rows"
+    if not isinstance(source, list | tuple):
+        return f"a source of type {type(source).__name__}"
     if _is_rows(source) or not source:
         return f"a list of {len(source)} rows"
     more = len(source) - 1
@@ -387,6 +389,7 @@ def _cells_fault(records: Iterator[_Record]) -> str | None:
 
 
 def _json_fault(file: Path) -> str | None:
+    rows = 0
     with file.open("rb") as raw:
         for number, line in enumerate(raw, 1):
             if number == 1 and line.startswith(b"\xef\xbb\xbf"):
@@ -398,7 +401,8 @@ def _json_fault(file: Path) -> str | None:
                 return f"line {number}: no whole JSON object ({reason}); {_ONE_OBJECT}"
             if not isinstance(row, dict):
                 return f"line {number}: a JSON {type(row).__name__}, not an object; {_ONE_OBJECT}"
-    return None
+            rows += bool(line.strip())
+    return None if rows else f"there is no row in it; {_ONE_OBJECT}"
 
 
 def _no_constant(name: str) -> NoReturn:

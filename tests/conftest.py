@@ -1,16 +1,64 @@
-"""What tests share."""
+"""What all tests lean on: a real model server on loopback, and one real Prefect server for the whole session."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
 
 import pytest
 
 from tests.model_server import ModelServer
 
+os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
+os.environ["DO_NOT_TRACK"] = "1"
+os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "HF_TOKEN", "IMAGETASK_STORE", "PREFECT_API_URL"):
+    os.environ.pop(name, None)
+
+PROMPTS = Path(__file__).parents[2] / "shared" / "data" / "PartiPrompts.tsv"
+
+
+class Generate(Protocol):
+    """Runs the flow with these parameters; gives its counts."""
+
+    def __call__(self, source: str | Path, out: Path, **parameters: Any) -> dict[str, Any]: ...
+
 
 @pytest.fixture
 def model_server() -> Iterator[ModelServer]:
-    """A model server of this test's own, fast and in good health."""
+    """A model server of its own for each test."""
     with ModelServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A Prefect server with an empty database, for all tests that run a flow in this process."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    os.environ["PREFECT_LOCAL_STORAGE_PATH"] = str(tmp_path_factory.mktemp("prefect-results"))
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture
+def generate(prefect_server: None) -> Generate:
+    """The flow `generate_images`, run in this process against the session's Prefect server."""
+
+    def run(source: str | Path, out: Path, **parameters: Any) -> dict[str, Any]:
+        from imagetask_flows.generate_images import generate_images
+
+        counts: dict[str, Any] = generate_images(str(source), str(out), **parameters)
+        return counts
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def parti_prompts() -> Path:
+    """1,632 real prompts; they are not part of the project."""
+    if not PROMPTS.is_file():
+        pytest.skip(f"{PROMPTS.name} is not here")
+    return PROMPTS
