@@ -60,8 +60,10 @@ def large(images: int, folder: Path) -> None:
         figures = measured(
             "pipeline", server.openai_url, folder, "--images", images, "--at-once", 50, "--chunk-rows", images
         )
-    print(f"{images} PNGs of 1.5 MB, one chunk: {figures['peak_mib']:.0f} MiB (bar {LARGE_MEMORY_MIB}), "
-          f"{figures['seconds']:.1f} s")
+    print(
+        f"{images} PNGs of 1.5 MB, one chunk: {figures['peak_mib']:.0f} MiB (bar {LARGE_MEMORY_MIB}), "
+        f"{figures['seconds']:.1f} s"
+    )
 
 
 def main() -> None:

@@ -93,7 +93,7 @@ def status(folder: Annotated[Path, Parameter(help="Folder of the dataset.")], /)
         console.print(f"failed: {count:,} {kind}", highlight=False)
     if run.state != "finished":
         console.print(f"go on:  {command_of(run.settings)}", highlight=False, soft_wrap=True)
-    return DONE if run.state == "finished" and not counts.failed else SOME_FAILED
+    return DONE
 
 
 def command_of(settings: RunSettings) -> str:

@@ -15,7 +15,7 @@ from prefect.futures import PrefectFuture, as_completed
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from imagetask.chunks import is_final, read_manifest, run_chunk
+from imagetask.chunks import is_final, read_manifest, run_chunk, sweep_parts
 from imagetask.dataset import build_dataset
 from imagetask.errors import ImageTaskError, RunStopped, StorageError
 from imagetask.models.managed import MAX_CONCURRENCY
@@ -164,6 +164,8 @@ def generate_images(
     parameters = {name: value for name, value in locals().items() if value is not None}
     settings = RunSettings.checked(**parameters)
     settings.layout.make()
+    if not Run.ended_well(settings.out):
+        GenerationStore(settings.store_url).sweep()
     run = Run.start(settings)
     run_id = str(flow_run.id)
     try:
@@ -184,7 +186,6 @@ def _generated(settings: RunSettings, run_id: str) -> Counts:
     """The run itself: plan, chunks, image columns."""
     logger = get_run_logger()
     layout = settings.layout
-    GenerationStore(settings.store_url).sweep()
     plan = make_plan(settings)
     logger.info("%d rows of %s in %d chunks, for %s", plan.rows, settings.source, len(plan.chunks), settings.model)
     progress = monitoring.begin(run_id, plan.rows * len(settings.model) * settings.num_generations)
@@ -204,6 +205,7 @@ def _generated(settings: RunSettings, run_id: str) -> Counts:
     progress.end_chunks()
     counts = Counts.of(m for chunk in plan.chunks if (m := read_manifest(layout, chunk)) is not None)
     transform_columns_to_image(str(settings.out), [asdict(chunk) for chunk in plan.chunks])
+    sweep_parts(layout, plan.chunks)
     logger.info("done: %d images, failed: %s; open %s", counts.done, dict(counts.failed) or "none", settings.out)
     return replace(counts, reused=counts.done - new)
 

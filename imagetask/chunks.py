@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,15 @@ def read_manifest(layout: Layout, chunk: Chunk) -> dict[str, Any] | None:
     """The manifest of a chunk's part, or None where there is no whole part."""
     manifest = read_json(layout.parts / f"{chunk.digest}.json")
     return manifest if manifest is not None and part_path(layout, chunk).is_file() else None
+
+
+def sweep_parts(layout: Layout, chunks: Iterable[Chunk]) -> None:
+    """Removes the parts and results of chunks that are no longer in the plan; their generations stay in the store."""
+    current = {chunk.digest for chunk in chunks}
+    for folder in (layout.parts, layout.results):
+        for path in folder.iterdir():
+            if path.is_file() and path.name.split(".")[0] not in current:
+                path.unlink()
 
 
 def is_final(manifest: dict[str, Any] | None) -> bool:

@@ -71,6 +71,12 @@ class Run:
         known.pop("version")
         return cls(**{**known, "settings": RunSettings(**known["settings"])})
 
+    @classmethod
+    def ended_well(cls, folder: str | Path) -> bool:
+        """Whether the last run into a folder, if there was one, came to its end."""
+        known = read_json(Layout(Path(folder)).run)
+        return known is None or known.get("state") == "finished"
+
     def _written(self) -> Run:
         fields = {"version": FORMAT_VERSION, **asdict(self), "settings": self.settings.model_dump(mode="json")}
         write_json(self.settings.layout.run, fields)

@@ -5,21 +5,19 @@ Whatever is wrong with a source is a `SourceError` of one sentence: the file, wh
 
 from __future__ import annotations
 
-import csv
 import difflib
 import errno
 import glob
-import json
 import shlex
-import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, TypeAlias
+from typing import Any, TypeAlias
 
 import polars as pl
 
 from imagetask.errors import SourceError, StorageError
+from imagetask.source_faults import FAULTS, RECORDS, encoding_fault
 
 Source: TypeAlias = str | Path | Sequence[str | Path] | Sequence[Mapping[str, Any]] | pl.DataFrame | pl.LazyFrame
 """A file, a glob, files of one format, rows from Python, or a frame."""
@@ -37,8 +35,6 @@ _FLOAT = r"^-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,17})?([eE][+-]?[0-9]+)?$"
 """Numbers that a double holds. Longer runs of digits are ids or exact decimals, and stay text."""
 
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-_ONE_OBJECT = "write one JSON object per line"
-_QUOTING = 'write a quote inside a cell as "" and put the cell in quotes'
 
 
 def scan_source(
@@ -206,7 +202,7 @@ def _from_files(files: list[Path], text: Collection[str], name: str) -> pl.LazyF
 def _scan_text(file: Path, kind: str) -> pl.LazyFrame:
     """The file with every column as text, and the header's names as they are written."""
     separator, quote = ("\t", None) if kind == "TSV" else (",", '"')
-    names = next((cells for _, cells, _ in _RECORDS[kind](file) if cells), [])
+    names = next((cells for _, cells, _ in RECORDS[kind](file) if cells), [])
     twice = sorted({name for name in names if names.count(name) > 1})
     if not names or twice:
         what = f"has more than one column {_quoted(twice)}; give each its own name" if twice else "has no header"
@@ -308,112 +304,9 @@ def _diagnosed(files: list[Path], kind: str) -> Iterator[None]:
 
 def _raise_fault(files: list[Path], kind: str, cause: Exception | None = None) -> None:
     for file in files:
-        fault = None if kind == "Parquet" else _encoding_fault(file) or _FAULTS[kind](file)
+        fault = None if kind == "Parquet" else encoding_fault(file) or FAULTS[kind](file)
         if fault:
             raise SourceError(f"{file}, {fault}") from cause
-
-
-def _encoding_fault(file: Path) -> str | None:
-    with file.open("rb") as raw:
-        for number, line in enumerate(raw, 1):
-            if number == 1 and line.startswith((b"\xff\xfe", b"\xfe\xff")):
-                return f"line 1: the text is UTF-16, not UTF-8; convert it: {_iconv(file, 'UTF-16')}"
-            try:
-                line.decode()
-            except UnicodeDecodeError as error:
-                byte = f"0x{line[error.start]:02X}"
-                return f"line {number}: the byte {byte} is not UTF-8; convert the file: {_iconv(file, 'WINDOWS-1252')}"
-    return None
-
-
-def _iconv(file: Path, encoding: str) -> str:
-    new = file.with_name(f"{file.stem}-utf8{file.suffix}")
-    return f"iconv -f {encoding} -t UTF-8 {shlex.quote(str(file))} > {shlex.quote(str(new))}"
-
-
-class _Record(NamedTuple):
-    """line: number of its first line, from 1. cells: None where its quotes are broken. text: as it is in the file."""
-
-    line: int
-    cells: list[str] | None
-    text: str
-
-
-def _csv_records(file: Path) -> Iterator[_Record]:
-    taken: list[str] = []
-    line = 1
-    limit = csv.field_size_limit(sys.maxsize)
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as text:
-            reader = csv.reader(_noted(text, taken), strict=True)
-            for cells in reader:
-                yield _Record(line, cells, "".join(taken))
-                line += len(taken)
-                taken.clear()
-    except csv.Error:
-        yield _Record(line, None, "".join(taken))
-    finally:
-        csv.field_size_limit(limit)
-
-
-def _noted(lines: Iterable[str], taken: list[str]) -> Iterator[str]:
-    for line in lines:
-        taken.append(line)
-        yield line
-
-
-def _tsv_records(file: Path) -> Iterator[_Record]:
-    with file.open(newline="\n", encoding="utf-8-sig") as text:
-        for number, line in enumerate(text, 1):
-            bare = line.rstrip("\r\n")
-            yield _Record(number, bare.split("\t") if bare else [], "")
-
-
-_RECORDS: Mapping[str, Callable[[Path], Iterator[_Record]]] = {"CSV": _csv_records, "TSV": _tsv_records}
-
-
-def _cells_fault(records: Iterator[_Record]) -> str | None:
-    """The first record that has broken quotes, or another number of cells than the header."""
-    width = 0
-    for line, cells, text in records:
-        if cells is None:
-            return f"line {line}: a quote opens a cell and is never closed, or text follows it; {_QUOTING}"
-        if text.count('"') % 2:
-            return f"line {line}: a quote stands in a cell that is not quoted; {_QUOTING}"
-        width = width or len(cells)
-        if cells and len(cells) != width:
-            way = "quote cells that hold commas" if text else "put no tab and no line break inside a cell"
-            count = f"{len(cells)} cell{'s' if len(cells) > 1 else ''}"
-            return f"line {line}: the row has {count}, the header has {width}; {way}, and keep empty cells at the end"
-    return None
-
-
-def _json_fault(file: Path) -> str | None:
-    rows = 0
-    with file.open("rb") as raw:
-        for number, line in enumerate(raw, 1):
-            if number == 1 and line.startswith(b"\xef\xbb\xbf"):
-                return "line 1: the file starts with a byte-order mark; save it as UTF-8 without one"
-            try:
-                row = json.loads(line, parse_constant=_no_constant) if line.strip() else {}
-            except (ValueError, RecursionError) as error:
-                reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-                return f"line {number}: no whole JSON object ({reason}); {_ONE_OBJECT}"
-            if not isinstance(row, dict):
-                return f"line {number}: a JSON {type(row).__name__}, not an object; {_ONE_OBJECT}"
-            rows += bool(line.strip())
-    return None if rows else f"there is no row in it; {_ONE_OBJECT}"
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON, write null")
-
-
-_FAULTS: Mapping[str, Callable[[Path], str | None]] = {
-    "CSV": lambda file: _cells_fault(_csv_records(file)),
-    "TSV": lambda file: _cells_fault(_tsv_records(file)),
-    "JSON lines": _json_fault,
-}
 
 
 def _nearest(name: str, among: Sequence[str]) -> str | None:
