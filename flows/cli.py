@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
+from rich.markup import escape
 
 from imagetask import __version__
 from imagetask.errors import ImageTaskError, RunStopped, UsageError
@@ -30,6 +34,7 @@ app = App(
     version=__version__,
     exit_on_error=False,
     result_action="return_value",
+    suppress_keyboard_interrupt=False,
 )
 
 
@@ -76,7 +81,7 @@ def preview(
         raise UsageError(f"--rows {rows}: expected at least 1")
     result = preview_rows(settings, rows)
     for line in result.lines():
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     return SOME_FAILED if result.failed else DONE
 
 
@@ -87,12 +92,12 @@ def status(folder: Annotated[Path, Parameter(help="Folder of the dataset.")], /)
 
     run = Run.read(folder)
     total, counts = counts_so_far(folder)
-    console.print(f"{folder}: {run.state}" + (f": {run.message}" if run.message else ""), highlight=False)
-    console.print(f"images: {counts.done:,} of {total:,} in finished chunks", highlight=False)
+    console.print(f"{folder}: {run.state}" + (f": {run.message}" if run.message else ""), highlight=False, markup=False)
+    console.print(f"images: {counts.done:,} of {total:,} in finished chunks", highlight=False, markup=False)
     for kind, count in sorted(counts.failed.items()):
-        console.print(f"failed: {count:,} {kind}", highlight=False)
+        console.print(f"failed: {count:,} {kind}", highlight=False, markup=False)
     if run.state != "finished":
-        console.print(f"go on:  {command_of(run.settings)}", highlight=False, soft_wrap=True)
+        console.print(f"go on:  {command_of(run.settings)}", highlight=False, markup=False, soft_wrap=True)
     return DONE
 
 
@@ -102,18 +107,25 @@ def command_of(settings: RunSettings) -> str:
     sources = [settings.source] if isinstance(settings.source, str) else settings.source
     words = ["imagetask", "generate", *sources, "--out", str(settings.out)]
     for name, value in fields.items():
-        option = f"--{name.replace('_', '-')}"
         if isinstance(value, dict):
-            pairs = (f"{key}={item if isinstance(item, str) else _json(item)}" for key, item in value.items())
-            words += [word for pair in pairs for word in (option, pair)]
+            as_text: Callable[[Any], str] = _json_or_text if name == "param" else str
+            values = [f"{key}={as_text(item)}" for key, item in value.items()]
         else:
-            words += [word for item in (value if isinstance(value, list) else [value]) for word in (option, str(item))]
+            values = [str(item) for item in (value if isinstance(value, list) else [value])]
+        option = f"--{name.replace('_', '-')}"
+        words += [word for text in values for word in ([f"{option}={text}"] if text[:1] == "-" else [option, text])]
     return shlex.join(words)
 
 
-def _json(value: Any) -> str:
+def _json_or_text(value: Any) -> str:
+    """A parameter as it is given on the command line: text as it is, where it is not read as something else."""
     import json
 
+    if isinstance(value, str):
+        with suppress(ValueError):
+            json.loads(value)
+            return json.dumps(value)
+        return value
     return json.dumps(value)
 
 
@@ -126,9 +138,26 @@ def _flow() -> Callable[..., dict[str, Any]]:
     url = get_current_settings().api.url
     where = f"Using the Prefect server at {url} …" if url else "Starting Prefect's embedded server, about 15 s …"
     console.print(where, highlight=False)
+    if not url:
+        _start_server()
     from .generate_images import generate_images
 
     return generate_images
+
+
+def _start_server() -> None:
+    """Starts Prefect's embedded server so that Ctrl-C does not reach it: an interrupted run still has to end with it."""
+    from prefect.server.api.server import SubprocessASGIServer
+
+    def start() -> None:
+        if sys.platform != "win32":
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # of this thread; the server inherits it
+        with suppress(RuntimeError):  # the flow starts it again, and tells why it cannot
+            SubprocessASGIServer().start()
+
+    starting = threading.Thread(target=start, daemon=True)
+    starting.start()
+    starting.join()
 
 
 def _told(error: Exception | KeyboardInterrupt) -> int:
@@ -136,7 +165,7 @@ def _told(error: Exception | KeyboardInterrupt) -> int:
     if isinstance(error, KeyboardInterrupt):
         console.print("Interrupted. What came in is kept; the same command goes on from there.")
         return STOPPED
-    console.print(f"[red]Error:[/red] {error!s}", highlight=False, soft_wrap=True, markup=True)
+    console.print(f"[red]Error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
     if isinstance(error, RunStopped):
         console.print("What came in is kept; the same command goes on from there.")
     return WRONG_USAGE if isinstance(error, UsageError) else STOPPED

@@ -173,6 +173,9 @@ def generate_images(
     except RunStopped as error:
         run.end("stopped", error.message)
         raise
+    except KeyboardInterrupt:
+        run.end("stopped", "interrupted")
+        raise
     except BaseException as error:
         run.end("stopped", str(error) if isinstance(error, ImageTaskError) else f"{type(error).__name__}: {error}")
         raise

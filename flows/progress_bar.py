@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -90,9 +91,10 @@ def print_summary(console: Console, out: Path, counts: Mapping[str, Any], second
     if seconds is not None:
         table.add_row("time", f"{seconds:.1f} s")
     console.print(table)
+    shown_path = escape(repr(str(out)))
     console.print(
-        f"Open it: [bold]imagetask.ImageDataset({str(out)!r})[/bold]"
-        f"  or  [bold]datasets.load_dataset({str(out)!r})[/bold]",
+        f"Open it: [bold]imagetask.ImageDataset({shown_path})[/bold]"
+        f"  or  [bold]datasets.load_dataset({shown_path})[/bold]",
         highlight=False,
         soft_wrap=True,
     )

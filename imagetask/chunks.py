@@ -23,8 +23,8 @@ from imagetask.store import GenerationStore
 from imagetask.tasks.base import BOOKKEEPING, ImageTask, Row, bookkeeping_columns, group_status
 
 ROW_GROUP_ROWS = 100
-ROW_GROUP_BYTES = 100_000_000
-"""Limits of a row group with images: the Hub's viewer refuses groups above 300 MB, and reads one for each page."""
+ROW_GROUP_BYTES = 32_000_000
+"""Limits of a row group with images. The Hub's viewer refuses groups above 300 MB; a run holds one group in memory."""
 
 
 _IMAGE = "image"
@@ -38,7 +38,9 @@ def part_path(layout: Layout, chunk: Chunk) -> Path:
 def read_manifest(layout: Layout, chunk: Chunk) -> dict[str, Any] | None:
     """The manifest of a chunk's part, or None where there is no whole part."""
     manifest = read_json(layout.parts / f"{chunk.digest}.json")
-    return manifest if manifest is not None and part_path(layout, chunk).is_file() else None
+    if manifest is None or not part_path(layout, chunk).is_file():
+        return None
+    return {**manifest, "start": chunk.start, "stop": chunk.stop}  # an equal chunk may have stood elsewhere before
 
 
 def sweep_parts(layout: Layout, chunks: Iterable[Chunk]) -> None:
@@ -104,13 +106,19 @@ def _check_answer(task: ImageTask, rows: list[Row], answered: list[Row], each: i
             f"it must ask for each row once, with num_generations={task.num_generations}"
         )
     for number, answer in enumerate(answered):
-        row = rows[number // each]
+        row, generations = rows[number // each], asked[number // each]
         for column in answer.keys() & row.keys():
             if not _same(answer[column], row[column]):
                 raise TaskError(
                     f"process of the task {_name(task)} changed the input column {column!r}, or the order of the "
                     f"rows: keep both, and write to a column of another name"
                 )
+        seed = [g.seed for g in generations] if task.group_generations else generations[number % each].seed
+        if answer.get("seed", seed) != seed:
+            raise TaskError(
+                f"process of the task {_name(task)} asked the model for its rows in another order than it was given "
+                f"them: ask in the order of the rows"
+            )
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -135,15 +143,30 @@ def _output_columns(
             continue
         paths: list[Any] = []
         for number, (value, cell) in enumerate(zip(values, stored, strict=True)):
-            if cell is None and value is not None:
+            if cell is None and not _is_null(value):
                 raise TaskError(
                     f"the task {_name(task)} gave the column {name!r} images, but in row {first_row + number} "
                     f"{type(value).__name__}: a column holds images or something else, not both"
                 )
-            paths.append(None if cell is None else cell[0])
-        dtype = pl.List(pl.String) if task.group_generations else pl.String
+            paths.append(value if cell is None else cell[0])
+        dtype = _paths_type(max(int(task.group_generations), *map(_depth, paths)))
         columns[name] = (pl.Series(name, paths, dtype=dtype), [0 if cell is None else cell[1] for cell in stored])
     return columns
+
+
+def _is_null(value: Any) -> bool:
+    """Whether a value is null, or a list of nothing else."""
+    return all(map(_is_null, value)) if isinstance(value, list | tuple) else value is None
+
+
+def _depth(value: Any) -> int:
+    """In how many lists the innermost items are."""
+    return 1 + max(map(_depth, value), default=0) if isinstance(value, list | tuple) else 0
+
+
+def _paths_type(depth: int) -> pl.DataType | type[pl.DataType]:
+    """Text, in so many lists."""
+    return pl.List(_paths_type(depth - 1)) if depth else pl.String
 
 
 def _stored(value: Any, store: GenerationStore) -> tuple[Any, int] | None:
@@ -239,7 +262,7 @@ def _write_part(
 
 
 def _row_groups(sizes: Sequence[int]) -> Iterator[list[int]]:
-    """Cuts rows into groups of at most 100 rows and 100 MB: [rows, bytes] of each."""
+    """Cuts rows into groups of at most 100 rows and 32 MB: [rows, bytes] of each."""
     rows = total = 0
     for size in sizes:
         if rows and (rows == ROW_GROUP_ROWS or total + size > ROW_GROUP_BYTES):

@@ -8,8 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from array import array
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from typing import Any, NoReturn, Protocol, TypeVar, cast, runtime_checkable
 
 import polars as pl
@@ -67,11 +69,23 @@ def transform_columns_to_image(
 
 def image_struct(data: Sequence[bytes | None], paths: Sequence[str | None]) -> pa.StructArray:
     """An array of the Hub's image type; where `data` is None, the struct itself is null."""
+    # Polars makes the arrays: pyarrow.array() would import pandas where that is installed, 50 MB for nothing
     return pa.StructArray.from_arrays(
-        [pa.array(data, pa.binary()), pa.array(paths, pa.string())],
+        [_binary(data), pl.Series(paths, dtype=pl.String).to_arrow().cast(pa.string())],
         fields=list(HUB_IMAGE),
-        mask=pa.array([item is None for item in data], pa.bool_()),
+        mask=pl.Series([item is None for item in data], dtype=pl.Boolean).to_arrow(),
     )
+
+
+def _binary(data: Sequence[bytes | None]) -> pa.Array:
+    """An array of bytes, each copied once: Arrow's own builder takes up to three times the memory."""
+    ends = array("i", accumulate((len(item or b"") for item in data), initial=0))
+    whole = pa.allocate_buffer(ends[-1])
+    view = memoryview(whole).cast("B")
+    for start, item in zip(ends, data, strict=False):
+        if item is not None:
+            view[start : start + len(item)] = item
+    return pa.Array.from_buffers(pa.binary(), len(data), [None, pa.py_buffer(ends), whole])
 
 
 def hub_schema(schema: pa.Schema, image_columns: Collection[str]) -> pa.Schema:

@@ -32,8 +32,11 @@ MAX_PIXELS = 89_478_485
 
 _BOMBS = (PILImage.DecompressionBombError, PILImage.DecompressionBombWarning)
 
+_PNG_END = b"IEND\xaeB`\x82"
+_PNG_TAIL = 64
+
 _BASE64_STARTS = ("/9j/", "iVBORw0KGgo", "UklGR", "R0lGOD", "SUkqAA", "TU0AKg", "Qk", "AAAA")
-_DATA_URI = re.compile(r"data:image/[\w.+-]+(?:;[\w=-]+)*;base64,", re.ASCII)
+_DATA_URI = re.compile(r"\s*data:image/[\w.+-]+(?:;[\w=-]+)*;base64,", re.ASCII)
 
 
 class Image:
@@ -76,7 +79,9 @@ class Image:
         """Reads the header of encoded bytes. Raises `ImageError` where they are none of `FORMATS`."""
         with _open(data) as picture:
             width, height = picture.size
-            return cls(data, format=picture.format or "", width=width, height=height, info=info)
+            # a JPEG with several pictures in it is of format "MPO" to Pillow, and a JPEG to everyone else
+            kind = "JPEG" if picture.format == "MPO" else str(picture.format)
+            return cls(data, format=kind, width=width, height=height, info=info)
 
     @property
     def data(self) -> bytes:
@@ -132,7 +137,10 @@ def check_image(image: Image) -> ImageCheck:
 
     A JPEG is decoded at a reduced scale, which reads every byte at about half the cost (and sees every cut).
     """
-    with _open(image.data) as picture:
+    data = image.data
+    with _open(data) as picture:
+        if picture.format == "PNG" and _PNG_END not in data[-_PNG_TAIL:] and _PNG_END not in data:
+            raise ImageError("damaged or cut short: a PNG without its end")
         if picture.format == "JPEG":
             picture.draft("RGB", (64, 64))
         _load(picture)
@@ -204,7 +212,7 @@ def _open(data: bytes) -> PILImage.Image:
         picture = PILImage.open(io.BytesIO(data), formats=tuple(FORMATS))
     except UnidentifiedImageError as error:
         raise ImageError(f"not an image ({describe_bytes(data)})") from error
-    except (OSError, SyntaxError, ValueError, EOFError, *_BOMBS) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, RuntimeError, *_BOMBS) as error:
         raise ImageError(f"not a whole image: {error}") from error
     if picture.width * picture.height > MAX_PIXELS:
         raise ImageError(f"an image of {picture.width} × {picture.height} px, over the limit of {MAX_PIXELS} px")
@@ -214,7 +222,7 @@ def _open(data: bytes) -> PILImage.Image:
 def _load(picture: PILImage.Image) -> None:
     try:
         picture.load()
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, RuntimeError) as error:
         raise ImageError(f"damaged or cut short: {error}") from error
 
 

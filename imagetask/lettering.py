@@ -24,12 +24,12 @@ CAP_HEIGHT = 0.70
 _REFERENCE = 100
 _BLOCK = "\ufffd"
 _SIGNS = frozenset("©«°±´·»‘’“”…‹›⁄™") | {chr(code) for code in range(0x20, 0x7F)}
-_SPELLED = str.maketrans(
-    {
-        **{"ß": "ss", "æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L", "đ": "d"},
-        **{"Đ": "D", "þ": "th", "Þ": "Th", "ð": "d", "ı": "i", "×": "x", "÷": "/", "—": " - ", "–": "-", "‑": "-"},
-        **{"−": "-", "‚": ",", "„": '"', "¿": "?", "¡": "!", "•": "·", "€": "EUR", "£": "GBP", "¥": "JPY", "®": "(R)"},
-    }
+_SPELLED = dict(zip(map(ord, "øØłŁđĐðı×÷–‑−‚„•¿¡"), 'oOlLdDdix/---,"·?!', strict=True)) | dict(
+    zip(
+        map(ord, "ßæÆœŒþÞ€£¥®—"),
+        ("ss", "ae", "AE", "oe", "OE", "th", "Th", "EUR", "GBP", "JPY", "(R)", " - "),
+        strict=True,
+    )
 )
 _MARKS: dict[str, tuple[str, float]] = {
     "\u0300": ("`", 0.9),
@@ -86,13 +86,13 @@ def _accented(char: str) -> tuple[str, str] | None:
     return (letter, accents) if known else None
 
 
-@lru_cache(maxsize=4096)
-def _advance(char: str) -> float:
-    """Width of one character, in ems."""
+@lru_cache(maxsize=65536)
+def _advance(char: str, size: int) -> float:
+    """Width of one character, px; hinting rounds it, so that it does not grow evenly with the size."""
     if char == _BLOCK:
-        return 0.62
+        return 0.62 * size
     accented = _accented(char)
-    return font(_REFERENCE).getlength(accented[0] if accented else char) / _REFERENCE
+    return font(size).getlength(accented[0] if accented else char)
 
 
 @lru_cache(maxsize=512)
@@ -103,24 +103,25 @@ def _ink(glyph: str) -> Box:
     return (x + left) / _REFERENCE, (y + top) / _REFERENCE, (x + right) / _REFERENCE, (y + bottom) / _REFERENCE
 
 
-def text_width(text: str, size: float) -> float:
+def text_width(text: str, size: int) -> float:
     """Width (px) of a printable line at `size` px."""
-    return sum(map(_advance, text)) * size
+    return sum(_advance(char, size) for char in text)
 
 
-def ellipsize(text: str, size: float, width: float) -> str:
+def ellipsize(text: str, size: int, width: float) -> str:
     """The printable line, or as much of it as fits `width` px with an ellipsis at its end."""
     if text_width(text, size) <= width:
         return text
-    while text and text_width(text + "…", size) > width:
-        text = text[:-1]
-    return text.rstrip(" ,;:.-") + "…"
+    room, kept = width - text_width("…", size), 0
+    while (room := room - _advance(text[kept], size)) >= 0:
+        kept += 1
+    return text[:kept].rstrip(" ,;:.-") + "…"
 
 
-def wrap(text: str, size: float, width: float) -> list[str]:
+def wrap(text: str, size: int, width: float) -> list[str]:
     """Lines of at most `width` px; a word that is longer alone is broken."""
     lines: list[str] = []
-    line, used, space = "", 0.0, _advance(" ") * size
+    line, used, space = "", 0.0, _advance(" ", size)
     for word in text.split(" "):
         length = text_width(word, size)
         if line and used + space + length <= width:
@@ -134,10 +135,10 @@ def wrap(text: str, size: float, width: float) -> list[str]:
     return [*lines, line] if line else lines
 
 
-def _broken(word: str, size: float, width: float) -> list[str]:
+def _broken(word: str, size: int, width: float) -> list[str]:
     pieces, piece, used = [], "", 0.0
     for char in word:
-        step = _advance(char) * size
+        step = _advance(char, size)
         if piece and used + step > width:
             pieces.append(piece)
             piece, used = "", 0.0
@@ -168,8 +169,8 @@ def fit(text: str, width: float, height: float, smallest: int, largest: int) -> 
 
     Words stay whole where any size allows it. What does not fit at `smallest` is cut, with an ellipsis.
     """
-    longest = max((text_width(word, 1.0) for word in text.split(" ")), default=0.0)
-    whole = int(width / longest) if longest else largest
+    longest = max(text.split(" "), key=lambda word: text_width(word, _REFERENCE))
+    whole = int(width * _REFERENCE / (text_width(longest, _REFERENCE) or 1.0) * 0.97)
     low, high = smallest, max(smallest, min(largest, whole) if whole >= smallest else largest)
     while low < high:
         middle = (low + high + 1) // 2
@@ -183,7 +184,7 @@ def fit(text: str, width: float, height: float, smallest: int, largest: int) -> 
     return TextBlock(tuple(lines), low, max((text_width(line, low) for line in lines), default=0.0))
 
 
-def _cut(lines: Sequence[str], room: int, size: float, width: float) -> list[str]:
+def _cut(lines: Sequence[str], room: int, size: int, width: float) -> list[str]:
     return [*lines[: room - 1], ellipsize(" ".join(lines[room - 1 :]), size, width)]
 
 
@@ -198,7 +199,12 @@ def _balanced(lines: list[str], text: str, size: int, width: float) -> list[str]
 
 
 def draw_line(
-    draw: ImageDraw.ImageDraw, xy: tuple[float, float], text: str, size: int, fill: tuple[int, int, int], bold: float = 0
+    draw: ImageDraw.ImageDraw,
+    xy: tuple[float, float],
+    text: str,
+    size: int,
+    fill: tuple[int, int, int],
+    bold: float = 0,
 ) -> None:
     """Draws a printable line. xy: start of the baseline, px. bold: px added around each stroke."""
     x, y = xy
@@ -206,7 +212,8 @@ def draw_line(
         plain = "".join((_accented(char) or (" " if char == _BLOCK else char))[0] for char in word)
         if plain.strip():
             _draw_glyphs(draw, x, y, plain, size, fill, bold)
-        _draw_marks(draw, x, y, word, size, fill)
+        if plain != word:
+            _draw_marks(draw, x, y, word, size, fill, bold)
         x += text_width(word + " ", size)
 
 
@@ -217,21 +224,27 @@ def _draw_glyphs(
 
 
 def _draw_marks(
-    draw: ImageDraw.ImageDraw, x: float, y: float, word: str, size: int, fill: tuple[int, int, int]
+    draw: ImageDraw.ImageDraw, x: float, y: float, word: str, size: int, fill: tuple[int, int, int], bold: float
 ) -> None:
     for char in word:
         accented = _accented(char)
         if char == _BLOCK:
             side = 0.5 * size
             box = (x + 0.06 * size, y - 0.6 * size, x + 0.06 * size + side, y - 0.6 * size + side)
-            draw.rounded_rectangle(box, radius=0.12 * size, fill=(*fill, 110))
+            draw.rectangle(box, fill=(*fill, 110))
         elif accented:
-            _draw_accents(draw, x, y, accented, size, fill)
-        x += _advance(char) * size
+            _draw_accents(draw, x, y, accented, size, fill, bold)
+        x += _advance(char, size)
 
 
 def _draw_accents(
-    draw: ImageDraw.ImageDraw, x: float, y: float, accented: tuple[str, str], size: int, fill: tuple[int, int, int]
+    draw: ImageDraw.ImageDraw,
+    x: float,
+    y: float,
+    accented: tuple[str, str],
+    size: int,
+    fill: tuple[int, int, int],
+    bold: float,
 ) -> None:
     """Sets each accent over (or under) the middle of its letter; the second stands on the first."""
     letter, accents = accented
@@ -245,4 +258,4 @@ def _draw_accents(
         else:
             baseline = y + (top - 0.07 - a_bottom) * size
             top -= 0.05 + (a_bottom - a_top)
-        _draw_glyphs(draw, start, baseline, glyphs, max(1, round(ems * size)), fill, 0)
+        _draw_glyphs(draw, start, baseline, glyphs, max(1, round(ems * size)), fill, bold)

@@ -51,8 +51,10 @@ class Plan:
 
 def make_task(settings: RunSettings, model: ManagedModel) -> ImageTask:
     """A task of the run's class around a model. `prompt_column` maps the task's input `prompt`."""
-    mappings = {"prompt": settings.prompt_column} if settings.prompt_column else {}
     kind = load_task(settings.task)
+    mappings = dict(kind.model_fields["input_mappings"].get_default(call_default_factory=True))
+    if settings.prompt_column:
+        mappings["prompt"] = settings.prompt_column
     try:
         return kind(image_generation_model=model, num_generations=settings.num_generations, input_mappings=mappings)
     except ValidationError as error:

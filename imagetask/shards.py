@@ -111,7 +111,7 @@ def _write_shard(
         with ThreadPoolExecutor(_READERS) as readers:
             for group in groups:
                 table = _filled(group, schema, images, store, readers)
-                writer = writer or _writer(temporary, table.schema, images)
+                writer = writer or _writer(temporary, table.schema)
                 writer.write_table(table, row_group_size=group.rows)
         assert writer is not None
         writer.close()
@@ -120,26 +120,17 @@ def _write_shard(
         raise StorageError(f"could not write {path}: {error.strerror or error}") from error
 
 
-def _writer(path: Path, schema: pa.Schema, images: Sequence[str]) -> pq.ParquetWriter:
+def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     """Encoded images are not compressed again; content-defined chunks let the Hub store what is new alone."""
-    leaves = _leaves(schema)
-    pictures = {leaf for leaf in leaves if leaf.partition(".")[0] in images and leaf.endswith(".bytes")}
+    plain = [field.name for field in schema if not pa.types.is_nested(field.type)]
     return pq.ParquetWriter(
         path,
         schema,
-        compression={leaf: "none" if leaf in pictures else "zstd" for leaf in leaves},
-        use_dictionary=[leaf for leaf in leaves if leaf not in pictures],
+        compression=dict.fromkeys(plain, "zstd"),
+        use_dictionary=plain,
         write_page_index=True,
         use_content_defined_chunking={"min_chunk_size": 256 * 1024, "max_chunk_size": 1024 * 1024, "norm_level": 0},
     )
-
-
-def _leaves(schema: pa.Schema) -> list[str]:
-    """The paths of the Parquet columns that a schema becomes."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(schema.empty_table(), sink)
-    stored = pq.ParquetFile(pa.BufferReader(sink.getvalue())).schema
-    return [stored.column(number).path for number in range(len(stored))]
 
 
 def _filled(
@@ -165,8 +156,8 @@ def _pictures(paths: pl.Series, store: GenerationStore, readers: ThreadPoolExecu
     if isinstance(paths.dtype, pl.List):
         inner = _pictures(paths.explode(keep_nulls=False, empty_as_null=False), store, readers)
         lengths = paths.list.len().fill_null(0).cum_sum()
-        offsets = pa.array([0, *lengths.to_list()], pa.int32())
-        return pa.ListArray.from_arrays(offsets, inner, mask=pa.array(paths.is_null().to_list()))
+        offsets = pl.Series([0, *lengths.to_list()], dtype=pl.Int32).to_arrow()
+        return pa.ListArray.from_arrays(offsets, inner, mask=paths.is_null().to_arrow())
     cells = paths.to_list()
     data = list(readers.map(lambda path: None if path is None else store.read(path), cells))
     return image_struct(data, [None if path is None else path.rpartition("/")[2] for path in cells])

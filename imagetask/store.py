@@ -118,7 +118,7 @@ class GenerationStore:
         if self._folder is None:
             return 0
         old = time.time() - _DEBRIS_AGE
-        debris = [p for p in self._folder.glob("*/*#*") if _DEBRIS.search(p.name) and p.stat().st_mtime < old]
+        debris = [p for p in self._folder.rglob("*#*") if _DEBRIS.search(p.name) and p.stat().st_mtime < old]
         for path in debris:
             path.unlink(missing_ok=True)
         return len(debris)

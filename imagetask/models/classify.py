@@ -100,7 +100,7 @@ EXCEPTIONS: tuple[Raised, ...] = (
     Raised("openai.APITimeoutError", "timeout"),
     Raised("openai.APIError", "server"),
     Raised("openai.ContentFilterFinishReasonError", "refused"),
-    Raised("openai.SubjectTokenProviderError", "auth"),
+    Raised("openai._exceptions.SubjectTokenProviderError", "auth"),
     Raised("openai.OpenAIError", "config"),
     Raised("huggingface_hub.errors.OfflineModeIsEnabled", "config"),
     Raised("huggingface_hub.errors.HfHubHTTPError", "answer"),

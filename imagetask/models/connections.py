@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import ssl
+from functools import cache
 from typing import Any
 from urllib.request import getproxies
 
@@ -21,6 +23,12 @@ _POOLS = 16
 _BARE_URLS = BareUrls()
 
 
+@cache
+def _trust() -> ssl.SSLContext:
+    """The certificates that are trusted, read once a process: that takes 50 ms."""
+    return httpx2.create_ssl_context()
+
+
 class SpreadTransport(httpx2.AsyncBaseTransport):
     """Several connection pools as one: each request goes to the least busy pool.
 
@@ -29,8 +37,7 @@ class SpreadTransport(httpx2.AsyncBaseTransport):
     """
 
     def __init__(self) -> None:
-        trust = httpx2.create_ssl_context()
-        self._pools = [httpx2.AsyncHTTPTransport(verify=trust, limits=LIMITS) for _ in range(_POOLS)]
+        self._pools = [httpx2.AsyncHTTPTransport(verify=_trust(), limits=LIMITS) for _ in range(_POOLS)]
         self._busy = [0] * _POOLS
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:

@@ -1,4 +1,4 @@
-"""What an error answer says: its message, its codes, and how long it asks to wait."""
+"""What an answer says beside a picture: message, codes, how long to wait, whether the output was filtered."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ _CODES = ("code", "type", "param", "innererror", "inner_error", "finish_reason")
 """Where providers put messages and codes. What repeats the request ("input", "prompt") is never looked at: words of
 a prompt must not decide what a failure is."""
 
+_FILTER_FLAGS = ("filtered", "nsfw", "nsfw_content_detected", "has_nsfw_concepts")
 _READ = 20_000
 _WAITS = re.compile(
     r"(?:try again|retry|available|wait)[^.\d]{0,40}?"
-    r"((?:\d+(?:\.\d+)?\s*(?:milliseconds?|ms|hours?|h|minutes?|min|m|seconds?|secs?|s)\s*)+)"
+    r"((?:\d+(?:\.\d+)?\s*(?:milliseconds?|ms|hours?|h|minutes?|min|m|seconds?|secs?|s)(?![a-z])\s*)+)"
 )
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*(milliseconds?|ms|hours?|h|minutes?|min|m|seconds?|secs?|s)")
 _RESET = re.compile(r"\br\s*=\s*0\s*;\s*t\s*=\s*(\d+)")
@@ -73,6 +74,20 @@ def retry_after(headers: Mapping[str, str], said: ErrorBody) -> float | None:
     if seconds is None and (text := _WAITS.search(said.words)):
         seconds = sum(_in_seconds(number, unit) for number, unit in _PART.findall(text[1]))
     return said.estimated_time if seconds is None else seconds
+
+
+def filtered(answer: Mapping[str, Any]) -> bool:
+    """Whether an answer, or an item of its data, says that the output was filtered, in the ways of several servers."""
+    flags = (answer.get(name) for name in _FILTER_FLAGS)
+    if any(flag is True or (isinstance(flag, list) and True in flag) for flag in flags):
+        return True
+    reason = answer.get("finish_reason")
+    if isinstance(reason, str) and re.search(r"filter|safety|moderat", reason.lower()):
+        return True
+    results = answer.get("content_filter_results")
+    return isinstance(results, dict) and any(
+        isinstance(result, dict) and result.get("filtered") is True for result in results.values()
+    )
 
 
 def _texts(value: Any, keys: tuple[str, ...]) -> Iterator[str]:

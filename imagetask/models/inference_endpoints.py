@@ -6,19 +6,24 @@ import asyncio
 import io
 import os
 import re
+from contextvars import ContextVar
 from typing import Any, ClassVar
 
+import httpx2
 import huggingface_hub
 from huggingface_hub import AsyncInferenceClient, HfApi, InferenceEndpoint
 from huggingface_hub.inference._providers import PROVIDERS, get_provider_helper
 from PIL import Image as PILImage
+from PIL import UnidentifiedImageError
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, field_validator, model_validator
+from pydantic_core import from_json
 
 from imagetask.errors import GenerationError
-from imagetask.images import FORMATS, Image
+from imagetask.images import FORMATS, Image, describe_bytes
 from imagetask.models.base import AsyncImageGenerationModel, ImageRequest
-from imagetask.models.classify import classify_exception
+from imagetask.models.classify import classify_exception, classify_response
 from imagetask.models.connections import checked_key, checked_url, open_client, timeouts
+from imagetask.models.error_body import filtered
 from imagetask.models.redact import bare_url, one_line, safe_cause
 
 _KEY_VARIABLE = "HF_TOKEN"
@@ -26,6 +31,9 @@ _TASK = "text-to-image"
 _ARGUMENTS = ("negative_prompt", "width", "height", "num_inference_steps", "guidance_scale", "scheduler")
 _OURS = frozenset({"prompt", "inputs", "model"})
 _BARE_503 = re.compile(r"HTTP 503: (?:503 )?Service (?:Temporarily )?Unavailable", re.IGNORECASE)
+
+_answers: ContextVar[list[httpx2.Response] | None] = ContextVar("_answers", default=None)
+"""Where the answers of the call under way are noted: the client's own errors do not say what came."""
 
 TEXT_TO_IMAGE_PROVIDERS = tuple(sorted(name for name, tasks in PROVIDERS.items() if _TASK in tasks))
 """The providers of the installed huggingface_hub that make images."""
@@ -123,7 +131,7 @@ class InferenceEndpointsImageGeneration(AsyncImageGenerationModel):
             raise
         except Exception as error:
             raise self._failure_of_look_up(error) from safe_cause(error, self._secrets)
-        _widen_pools()
+        _prepare_clients()
 
     def unload(self) -> None:
         self._key = self._target = ""
@@ -147,15 +155,32 @@ class InferenceEndpointsImageGeneration(AsyncImageGenerationModel):
         if client is None:
             raise GenerationError("config", "the model is not loaded: call load() and aload() first")
         arguments = call_arguments(request)
+        answers: list[httpx2.Response] = []
+        _answers.set(answers)
         try:
             picture = await asyncio.wait_for(client.text_to_image(request.prompt, **arguments), self.timeout)
-            return provider_image(picture, self._info)
-        except GenerationError:
-            raise
         except IndexError as error:
             raise GenerationError("refused", "the provider's answer has no image") from error
+        except UnidentifiedImageError as error:
+            raise self._no_image(answers) from error
         except Exception as error:
             raise self._failure(error) from safe_cause(error, self._secrets)
+        if any(is_filtered(answer) for answer in answers):
+            raise GenerationError("refused", "the provider filtered the image")
+        return provider_image(picture, self._info)
+
+    def _no_image(self, answers: list[httpx2.Response]) -> GenerationError:
+        """What an answer with status 200 is that holds no image."""
+        if any(is_filtered(answer) for answer in answers):
+            return GenerationError("refused", "the provider filtered the image")
+        if self._by_provider or not answers:  # the image lay behind a link, and the answer is not what failed
+            return GenerationError("corrupt_image", "the provider's result is not an image")
+        answer = answers[-1]
+        if is_json(answer):
+            failure = classify_response(200, answer.headers, answer.text, secrets=self._secrets)
+            if failure.kind != "unknown":
+                return failure
+        return GenerationError("corrupt_image", f"not an image ({describe_bytes(answer.content)})")
 
     def _find_key(self) -> str:
         given = self.api_key.get_secret_value() if self.api_key else None
@@ -246,10 +271,34 @@ def endpoint_url(endpoint: InferenceEndpoint) -> str:
     return endpoint.url
 
 
-def _widen_pools() -> None:
-    """Makes the async clients of huggingface_hub wide; their default of 100 connections makes healthy calls time out.
+def is_json(answer: httpx2.Response) -> bool:
+    return "json" in answer.headers.get("content-type", "")
 
-    It can be set for the whole process only. Everything else that was set for them (hooks) stays.
+
+def is_filtered(answer: httpx2.Response) -> bool:
+    """Whether an answer in JSON says that the picture was filtered; some providers send a black one beside it."""
+    if not is_json(answer) or (b"nsfw" not in answer.content and b"filter" not in answer.content):
+        return False
+    try:
+        value = from_json(answer.content)
+    except ValueError:
+        return False
+    return isinstance(value, dict) and filtered(value)
+
+
+async def _note_answer(answer: httpx2.Response) -> None:
+    noted = _answers.get()
+    if noted is not None:
+        noted.append(answer)
+
+
+def _prepare_clients() -> None:
+    """Makes the async clients of huggingface_hub wide, and has the answers of our calls noted.
+
+    Their default of 100 connections makes healthy calls time out. It can be set for the whole process only;
+    everything else that was set for them (hooks) stays.
     """
     hooks = huggingface_hub.get_async_session().event_hooks
+    if _note_answer not in hooks["response"]:
+        hooks = {**hooks, "response": [*hooks["response"], _note_answer]}
     huggingface_hub.set_async_client_factory(lambda: open_client(event_hooks=hooks, timeout=None))

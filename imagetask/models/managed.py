@@ -117,13 +117,15 @@ class ManagedModel:
     ) -> list[list[Generation]]:
         """For each input, its generations in order: n inputs → n lists of `num_generations`.
 
+        kwargs: parameters for every request, before the model's own.
         inputs: a prompt, an `ImageRequest`, or a `GenerationError` for a row that failed before it could be asked.
         A failed generation is in its place, with its kind. Raises `RunStopped` when no more calls may be made.
         """
         self.load()
         done = self._asked_in_vain(inputs, num_generations)
         valid = [i for i, failed in enumerate(done) if failed is None]
-        requests = requests_of([inputs[i] for i in valid], kwargs)  # type: ignore[misc]
+        defaults = {**self.get_generation_kwargs(), **kwargs}
+        requests = requests_of([inputs[i] for i in valid], defaults)  # type: ignore[misc]
         identities = [self._identity(request) for request in requests]
         ordinals = self._ordinals_of(valid, identities)
         asks = [

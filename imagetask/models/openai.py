@@ -19,6 +19,7 @@ from imagetask.images import Image, decode_base64, describe_bytes
 from imagetask.models.base import AsyncImageGenerationModel, ImageRequest
 from imagetask.models.classify import classify_exception, classify_response
 from imagetask.models.connections import checked_key, checked_url, open_client, timeouts
+from imagetask.models.error_body import filtered
 from imagetask.models.redact import bare_url, safe_cause
 
 _OPENAI_URL = "https://api.openai.com/v1"
@@ -260,18 +261,3 @@ def _image_of(item: Mapping[str, Any], info: dict[str, Any]) -> Image | Link:
 def _info(answer: Mapping[str, Any], item: Mapping[str, Any]) -> dict[str, Any]:
     found = {"usage": answer.get("usage"), "revised_prompt": item.get("revised_prompt")}
     return {name: value for name, value in found.items() if value}
-
-
-def filtered(part: Mapping[str, Any]) -> bool:
-    """Whether an answer, or an item of its data, says that the output was filtered, in the ways of several servers."""
-    if any(part.get(name) is True for name in ("filtered", "nsfw", "nsfw_content_detected", "has_nsfw_concepts")):
-        return True
-    if part.get("has_nsfw_concepts") == [True]:
-        return True
-    reason = part.get("finish_reason")
-    if isinstance(reason, str) and re.search(r"filter|safety|moderat", reason.lower()):
-        return True
-    results = part.get("content_filter_results")
-    return isinstance(results, dict) and any(
-        isinstance(result, dict) and result.get("filtered") is True for result in results.values()
-    )

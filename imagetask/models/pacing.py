@@ -7,16 +7,18 @@ from collections import deque
 from collections.abc import Callable
 
 _FIRST_PLACES = 4
-_FIRST_GROWTH = 3.0
-_CAREFUL, _MOST_CAREFUL = 4.0, 64.0
+_FIRST_GROWTH, _LATER_GROWTH = 3.0, 1.0
+_CAREFUL, _MOST_CAREFUL = 4.0, 32.0
 
 
 class Pace:
     """Hands out places for calls; lives on one event loop.
 
     The number of places starts at 4 and grows fourfold a round of answers until `max_concurrency`, or until the
-    backend rejects calls. Then it falls to what the backend was seen to admit, at most by half a time, and grows by one a round of
-    answers; near the level that was refused by one in 4 rounds, and in twice as many after each further refusal there.
+    backend rejects calls. Then it falls to what the backend was seen to admit, at most by half a time, and grows by
+    one a round of answers; near the level that was refused by one in 4 rounds, and in twice as many (up to 32) after
+    each further refusal there. Once it is past that level the limit was a passing one: it doubles each round again.
+    Only answers that come while all places are taken let it grow.
 
     requests_per_minute: calls are spaced evenly, 60 / requests_per_minute seconds apart.
     """
@@ -35,22 +37,30 @@ class Pace:
         self._floor = 1.0
         self._refused_level: float | None = None
         self._care = _CAREFUL
+        self._free_growth = _FIRST_GROWTH
         self._answered_since_cut = True
         self._stopped: Callable[[], BaseException] | None = None
 
     async def acquire(self) -> int:
-        """Waits for a place; gives the call's ticket, a number that grows with each call."""
+        """Waits for a place; gives the call's ticket, a number that grows with each call.
+
+        Raises the error of `stop`, also where a place was given just before it.
+        """
         if self._stopped:
             raise self._stopped()
         place: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._waiting.append(place)
         self._hand_out()
         try:
-            return await place
+            ticket = await place
         except asyncio.CancelledError:
             if place.done() and not place.cancelled() and place.exception() is None:
                 self.release()
             raise
+        if self._stopped:
+            self.release()
+            raise self._stopped()
+        return ticket
 
     def release(self) -> None:
         """Gives a place back, after a failure that says nothing about the load."""
@@ -60,7 +70,7 @@ class Pace:
     def answered(self) -> None:
         """Gives a place back after a call that was answered: the number of places may grow."""
         self._answered_since_cut = True
-        if self.limit < self.max_concurrency:
+        if self.in_flight >= int(self.limit) < self.max_concurrency:
             self.limit = min(float(self.max_concurrency), self.limit + self._growth())
         self.release()
 
@@ -99,9 +109,14 @@ class Pace:
         self._answered_since_cut = False
 
     def _growth(self) -> float:
-        if self._refused_level is None:
-            return _FIRST_GROWTH
-        return 1.0 / self.limit if self.limit + 1 < self._refused_level else 1.0 / (self.limit * self._care)
+        """How many places one answer adds."""
+        level = self._refused_level
+        if level is not None and self.limit > level + 1:
+            level = self._refused_level = None
+            self._care, self._free_growth = _CAREFUL, _LATER_GROWTH
+        if level is None:
+            return self._free_growth
+        return 1.0 / self.limit if self.limit + 1 < level else 1.0 / (self.limit * self._care)
 
     def _hand_out(self) -> None:
         loop = asyncio.get_running_loop()

@@ -54,7 +54,7 @@ class ImageTask(BaseModel, ABC):
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
     name: str = ""
-    image_generation_model: Annotated[ManagedModel, BeforeValidator(_managed)]
+    image_generation_model: Annotated[ManagedModel | ImageGenerationModel, BeforeValidator(_managed)]
     num_generations: int = Field(default=1, ge=1)
     group_generations: bool = False
     add_raw_input: bool = False
@@ -74,7 +74,8 @@ class ImageTask(BaseModel, ABC):
 
     @property
     def llm(self) -> ManagedModel:
-        """Another name for `image_generation_model`."""
+        """Another name for `image_generation_model`, which is a `ManagedModel` once the task is made."""
+        assert isinstance(self.image_generation_model, ManagedModel)
         return self.image_generation_model
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from imagetask.images import Image
@@ -22,11 +23,11 @@ class ImageGeneration(ImageTask):
     """
 
     @property
-    def inputs(self) -> dict[str, str]:
+    def inputs(self) -> Sequence[str] | Mapping[str, Any]:
         return {"prompt": "required"}
 
     @property
-    def outputs(self) -> list[str]:
+    def outputs(self) -> Sequence[str] | Mapping[str, Any]:
         return ["image", "model_name"]
 
     def format_input(self, input: Row) -> Any:

@@ -23,8 +23,9 @@ def load_task(path: str) -> type[ImageTask]:
         sys.path.insert(0, str(Path.cwd()))
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise UsageError(f"the task {path!r} cannot be imported: {error}") from error
+    except Exception as error:  # whatever the user's module raises
+        why = (str(error).splitlines() or [""])[0]
+        raise UsageError(f"the task {path!r} cannot be imported: {type(error).__name__}: {why}") from error
     task = getattr(module, name, None)
     if not (inspect.isclass(task) and issubclass(task, ImageTask)):
         raise UsageError(f"{path!r} is no task: {name!r} in {module_name} must be a subclass of imagetask.ImageTask")

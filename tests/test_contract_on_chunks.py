@@ -1,0 +1,90 @@
+"""The task contract on the chunks of a plan, as the pipeline uses it, without Prefect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from imagetask import GenerationStore, Image, ManagedModel, PlaceholderImageGeneration, TaskError
+from imagetask.chunks import part_path, run_chunk
+from imagetask.plan import make_plan
+from imagetask.settings import RunSettings
+
+PROMPTS = ["a white siamese cat", "a red bicycle", "a teapot in the rain"]
+
+
+def run_first_chunk(folder: Path, task: str, rows: list[dict[str, Any]], **options: Any) -> pl.DataFrame:
+    """The part of the first chunk of `rows`, made with the task and a placeholder model."""
+    folder.mkdir(exist_ok=True)
+    source = folder / "source.parquet"
+    pl.DataFrame(rows).write_parquet(source)
+    settings = RunSettings(source=str(source), out=folder / "out", task=f"tests.custom_tasks:{task}", **options)
+    settings.layout.make()
+    chunk = make_plan(settings).chunks[0]
+    run_chunk(settings, chunk, ManagedModel(PlaceholderImageGeneration(), store=GenerationStore(settings.store_url)))
+    return pl.read_parquet(part_path(settings.layout, chunk))
+
+
+@pytest.mark.parametrize(
+    ("task", "reason"),
+    [
+        ("OneShort", "yielded 1 rows for 2 rows × 1 generations: it must yield 2"),
+        ("Twice", "yielded 4 rows for 2 rows × 1 generations: it must yield 2"),
+        ("Backwards", "changed the input column 'prompt', or the order of the rows"),
+        ("Rewriting", "changed the input column 'prompt', or the order of the rows"),
+        ("RewritingItsInputs", "changed the input column 'prompt', or the order of the rows"),
+        ("Selective", "asked the model for 1 rows, but was given 2"),
+        ("Sorting", "asked the model for its rows in another order"),
+        ("Raising", "raised LookupError: no such brush"),
+    ],
+)
+def test_a_process_that_breaks_the_contract_is_an_error_that_names_the_task(
+    tmp_path: Path, task: str, reason: str
+) -> None:
+    with pytest.raises(TaskError) as caught:
+        run_first_chunk(tmp_path, task, [{"prompt": PROMPTS[0]}, {"prompt": PROMPTS[1]}])
+    assert f"process of the task {task!r}" in str(caught.value)
+    assert reason in str(caught.value)
+
+
+def test_a_custom_task_with_its_own_process_makes_the_part_of_a_chunk(tmp_path: Path) -> None:
+    rows = [{"n": 1, "subject": "a fox", "place": "Bern"}, {"n": 2, "subject": "a goat", "place": "Zug"}]
+
+    part = run_first_chunk(tmp_path, "Postcard", rows, num_generations=2)
+
+    assert part.select("n", "subject", "place", "letters").rows() == [
+        (1, "a fox", "Bern", 4),
+        (1, "a fox", "Bern", 4),
+        (2, "a goat", "Zug", 3),
+        (2, "a goat", "Zug", 3),
+    ]
+    assert part["image"].n_unique() == 4
+    assert part["title"].str.starts_with("a ").all()
+    assert part["status"].to_list() == ["done"] * 4
+
+
+def test_a_task_that_needs_other_columns_of_its_own_name_reads_them(tmp_path: Path) -> None:
+    part = run_first_chunk(tmp_path, "Mapped", [{"caption": PROMPTS[0]}])
+
+    assert {"caption", "picture", "painter", "status"} <= set(part.columns)
+    assert not {"prompt", "image", "model_name"} & set(part.columns)
+    assert part["painter"].to_list() == ["placeholder"]
+
+
+def test_pictures_that_a_task_made_are_stored_under_their_own_hash(tmp_path: Path) -> None:
+    part = run_first_chunk(tmp_path, "Variants", [{"prompt": prompt} for prompt in PROMPTS])
+
+    store = GenerationStore(tmp_path / "out" / "_imagetask" / "store")
+    for row in part.iter_rows(named=True):
+        own = Image.from_bytes(store.read(row["image"]))
+        assert store.read(row["copy"]) == own.data
+        assert Image.from_bytes(store.read(row["thumbnail"])).to_pil().size == (16, 16)
+        grey = Image.from_bytes(store.read(row["grey"]))
+        assert (grey.format, grey.to_pil().mode) == ("JPEG", "L")
+        halves = [Image.from_bytes(store.read(path)) for path in row["halves"]]
+        assert [half.width for half in halves] == [own.width // 2, own.width - own.width // 2]
+    assert part["row_id"].n_unique() == 3
+    assert part["status"].to_list() == ["done"] * 3, "though its process yields no status"

@@ -1,0 +1,454 @@
+"""What becomes of a call that fails: each row of the table of failures, over both wires, with a store on disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imagetask import ImageDataset, ImageGeneration
+from imagetask.errors import ErrorKind, RunStopped
+from imagetask.images import Image
+from imagetask.models import Generation, load_model
+from imagetask.models.managed import ManagedModel
+from imagetask.store import GenerationStore
+from imagetask.tasks.base import Row
+from tests.conftest import Generate
+from tests.model_server import Call, Fault, ModelServer
+
+BAD = "the bad one"
+GOOD = [f"prompt {number}" for number in range(7)]
+KEY = "sk-secret-1234567890"
+Make = Callable[..., ManagedModel]
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imagetask.models.calls.RETRY_DELAY", 0.01)
+
+
+@pytest.fixture(params=["openai", "huggingface"])
+def wire(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def make(wire: str, model_server: ModelServer, tmp_path: Path) -> Make:
+    """A new `ManagedModel` on the store of this test, as each run has one of its own."""
+
+    def made(**options: Any) -> ManagedModel:
+        openai = wire == "openai"
+        url = model_server.openai_url if openai else model_server.model_url("m")
+        fields = {"base_url": url, "api_key": KEY, "timeout": 20.0, **options}
+        model = load_model("openai:m" if openai else "inference-endpoints:m", **fields)
+        return ManagedModel(model, store=GenerationStore(tmp_path / "store"))
+
+    return made
+
+
+def answer(managed: ManagedModel, prompts: list[Any]) -> list[Generation]:
+    """One generation for each prompt; the model is opened and closed."""
+    with managed:
+        return [generation for [generation] in managed.generate_outputs(prompts)]
+
+
+def stopped(managed: ManagedModel, prompts: list[str]) -> RunStopped:
+    """Why the run stopped, which it must; no secret is in the reason."""
+    with pytest.raises(RunStopped) as caught:
+        answer(managed, prompts)
+    assert KEY not in str(caught.value)
+    return caught.value
+
+
+def seed_of(call: Call) -> object:
+    return call.body.get("seed") or call.body.get("parameters", {}).get("seed")
+
+
+def assert_as_sent(generation: Generation, server: ModelServer) -> None:
+    """The image is byte for byte what the server sent for this prompt."""
+    assert generation.image is not None
+    assert server.delivered[generation.image.sha256].prompt == generation.prompt
+    assert generation.image.data == server.image_bytes(generation.image.sha256)
+
+
+# --- rows that fail, and what that costs ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Failing:
+    """A fault that lasts, and what FAILURES.md says of it: kind, calls made, and whether the next run asks again."""
+
+    fault: Fault | str
+    kind: ErrorKind
+    calls: int
+    asked_again: bool
+    wires: tuple[str, ...] = ("openai", "huggingface")
+
+    def __str__(self) -> str:
+        return str(getattr(self.fault, "name", self.fault))
+
+
+FAILING = (
+    Failing("server_error", "server", 5, True),
+    Failing("bad_gateway", "server", 5, True),
+    Failing("unavailable", "server", 5, True),
+    Failing("gateway_timeout", "server", 5, True),
+    Failing("reset", "server", 5, True),
+    Failing(Fault("reset", after_bytes=200), "server", 5, True),
+    Failing("hang", "timeout", 2, True),
+    Failing(Fault("hang", after_bytes=200), "timeout", 2, True),
+    Failing("refused", "refused", 1, False),
+    Failing("content_policy", "refused", 1, False),
+    Failing("empty_data", "refused", 1, False, wires=("openai",)),
+    Failing("empty_data", "corrupt_image", 3, True, wires=("huggingface",)),
+    Failing("filtered", "refused", 1, False),
+    Failing(Fault("filtered", flavour="nsfw"), "refused", 1, False, wires=("openai",)),
+    Failing(Fault("filtered", flavour="finish_reason"), "refused", 1, False, wires=("openai",)),
+    Failing("blank_image", "blank_image", 2, False),
+    Failing("truncated_image", "corrupt_image", 3, True),
+    Failing("bad_base64", "corrupt_image", 3, True),
+    Failing("html_page", "corrupt_image", 3, True),
+    Failing("svg", "corrupt_image", 3, True),
+    Failing(Fault("result_gone", times=4), "download", 2, True, wires=("openai",)),
+    Failing("prompt_too_long", "invalid_input", 1, False),
+    Failing("invalid_prompt", "invalid_input", 1, False),
+    Failing("teapot", "unknown", 2, True),
+)
+
+
+@pytest.mark.parametrize(
+    ("case", "wire"), [(case, wire) for case in FAILING for wire in case.wires], indirect=["wire"], ids=str
+)
+def test_lasting_failure_costs_its_row_what_the_table_says_and_no_other_row(
+    case: Failing, make: Make, model_server: ModelServer
+) -> None:
+    model_server.fail(BAD, case.fault, forever=True)
+    timeout = 0.4 if case.kind == "timeout" else 20.0
+    *first, bad, last = answer(make(timeout=timeout), [*GOOD[:6], BAD, GOOD[6]])
+
+    assert (bad.status, bad.error_kind, bad.image) == ("failed", case.kind, None)
+    assert bad.attempts == case.calls == len(model_server.calls_for(BAD))
+    assert bad.error_message
+    assert KEY not in bad.error_message
+    assert bad.maybe_billed is (case.kind == "timeout")
+    for good in (*first, last):
+        assert (good.status, good.attempts, len(model_server.calls_for(good.prompt))) == ("done", 1, 1)
+        assert_as_sent(good, model_server)
+
+    model_server.recover()
+    model_server.reset()
+    *_, again, _ = answer(make(), [*GOOD[:6], BAD, GOOD[6]])
+    assert model_server.prompts == ([BAD] if case.asked_again else [])
+    assert again.status == ("done" if case.asked_again else "failed")
+    assert again.error_kind == (None if case.asked_again else case.kind)
+
+
+def test_row_that_fails_for_a_while_gets_its_image_with_the_attempts_it_took(
+    make: Make, model_server: ModelServer
+) -> None:
+    model_server.fail("three errors", "server_error", "bad_gateway", "reset")
+    model_server.fail("two bad files", "truncated_image", "html_page")
+    model_server.fail("one time-out", "hang")
+    generations = answer(make(timeout=1.0), ["three errors", "two bad files", "one time-out", *GOOD])
+    assert [generation.status for generation in generations] == ["done"] * 10
+    assert [generation.attempts for generation in generations[:4]] == [4, 3, 2, 1]
+    assert [generation.maybe_billed for generation in generations[:4]] == [False, False, True, False]
+    for generation in generations:
+        assert_as_sent(generation, model_server)
+
+
+def test_blank_image_is_asked_for_again_with_another_seed(make: Make, model_server: ModelServer) -> None:
+    model_server.fail(BAD, "blank_image")
+    [generation] = answer(make(), [BAD])
+    seeds = [seed_of(call) for call in model_server.calls]
+    assert generation.status == "done"
+    assert len(set(seeds)) == len(seeds) == 2
+    assert generation.seed == seeds[1]
+
+
+@pytest.mark.parametrize(("times", "calls"), [(3, 1), (4, 2)])
+def test_lost_download_is_fetched_three_times_more_before_a_new_image_is_made(
+    times: int, calls: int, model_server: ModelServer, tmp_path: Path
+) -> None:
+    model_server.fail(BAD, Fault("result_gone", times=times))
+    model_server.answers = "url"
+    model = load_model("openai:m", base_url=model_server.openai_url, api_key=KEY)
+    [generation] = answer(ManagedModel(model, store=GenerationStore(tmp_path)), [BAD])
+    assert (generation.status, generation.attempts) == ("done", calls)
+    assert len(model_server.calls) == calls
+    assert_as_sent(generation, model_server)
+
+
+def test_prompt_that_is_no_text_fails_without_a_call(make: Make, model_server: ModelServer) -> None:
+    *bad, good = answer(make(), [None, "", " \n", 7, "a cat"])
+    assert [(one.error_kind, one.attempts) for one in bad] == [("invalid_input", 0)] * 4
+    assert [one.error_message for one in bad] == [
+        "the prompt is null",
+        "the prompt is empty",
+        "the prompt is empty",
+        "the prompt is no text but int",
+    ]
+    assert good.status == "done"
+    assert model_server.prompts == ["a cat"]
+
+
+# --- waiting ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fault", "seconds"),
+    [
+        (Fault("rate_limited", retry_after=0.6), 0.6),
+        (Fault("rate_limited_text"), 0.232),
+        (Fault("rate_limited", retry_after="0.0"), 0.2),
+        (Fault("loading", retry_after=0.5), 0.5),
+        (Fault("scaled_to_zero", retry_after=0.5), 0.5),
+    ],
+    ids=lambda value: str(getattr(value, "name", "")),
+)
+def test_call_waits_as_long_as_it_is_told_and_no_attempt_is_used(
+    fault: Fault, seconds: float, make: Make, model_server: ModelServer
+) -> None:
+    model_server.fail(BAD, fault, fault)
+    [generation] = answer(make(), [BAD])
+    times = [call.time for call in model_server.calls]
+    assert (generation.status, generation.attempts, len(times)) == ("done", 1, 3)
+    for earlier, later in zip(times, times[1:], strict=False):
+        assert seconds <= later - earlier < seconds + 1.0
+
+
+def test_model_that_is_still_loading_after_the_warm_up_budget_stops_the_run(
+    make: Make, model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imagetask.models.calls.LONGEST_WAIT", 0.5)
+    model_server.fail(None, Fault("loading", retry_after=0.2), forever=True)
+    error = stopped(make(), GOOD)
+    assert error.kind == "loading"
+    assert "still loading" in error.message
+    assert len(model_server.calls) <= 20
+
+
+# --- stopping ---------------------------------------------------------------------------------------------------------
+
+STOPPING: tuple[tuple[str, ErrorKind, str], ...] = (
+    ("unauthorized", "auth", "set "),
+    ("unverified_organization", "auth", "verified"),
+    ("payment_required", "billing", "see to the account's plan or credits"),
+    ("insufficient_quota", "billing", "see to the account's plan or credits"),
+    ("billing_hard_limit", "billing", "see to the account's plan or credits"),
+    ("account_blocked", "account_blocked", "talk to its support"),
+    ("rate_limited_long", "rate_limited", "come back at 20"),
+    ("paused", "loading", "resume the endpoint"),
+    ("unknown_parameter", "config", "response_format"),
+    ("model_not_found", "config", "m"),
+    ("gone", "config", "no longer served"),
+)
+
+
+@pytest.mark.parametrize(("fault", "kind", "says"), STOPPING, ids=[fault for fault, *_ in STOPPING])
+def test_failure_that_needs_a_person_stops_the_run_after_a_handful_of_calls(
+    fault: str, kind: ErrorKind, says: str, make: Make, model_server: ModelServer
+) -> None:
+    prompts = [f"{number} of many" for number in range(40)]
+    model_server.fail(None, fault, forever=True)
+    error = stopped(make(), prompts)
+    assert error.kind == kind
+    assert says in error.message
+    assert 1 <= len(model_server.calls) <= 5
+
+    model_server.recover()
+    model_server.reset()
+    assert {generation.status for generation in answer(make(), prompts)} == {"done"}
+    assert len(model_server.calls) == 40
+
+
+def test_message_about_a_key_names_the_variable_it_comes_from(wire: str, make: Make, model_server: ModelServer) -> None:
+    model_server.require_key = "another"
+    assert {"openai": "OPENAI_API_KEY", "huggingface": "HF_TOKEN"}[wire] in stopped(make(), GOOD).message
+
+
+def test_what_is_in_flight_at_a_stop_finishes_and_is_kept(make: Make, model_server: ModelServer) -> None:
+    model_server.latency = 0.5
+    model_server.fail("no credit", Fault("payment_required", latency=0.2))
+    prompts = ["no credit", *(f"{number} of many" for number in range(20))]
+    assert stopped(make(), prompts).kind == "billing"
+    paid = {call.prompt for call in model_server.delivered.values()}
+    assert paid == {call.prompt for call in model_server.calls} - {"no credit"}
+    assert 1 <= len(paid) < 20
+
+    model_server.reset()
+    model_server.latency = 0.0
+    assert {generation.status for generation in answer(make(), prompts)} == {"done"}
+    assert sorted(model_server.prompts) == sorted(set(prompts) - paid)
+
+
+def test_server_that_was_never_reached_stops_the_run(make: Make, model_server: ModelServer) -> None:
+    managed = make()
+    model_server.stop()
+    error = stopped(managed, GOOD)
+    assert error.kind == "server"
+    assert "cannot be reached" in error.message
+    assert model_server.url in error.message
+
+
+def test_first_five_prompts_that_are_all_invalid_stop_the_run(make: Make, model_server: ModelServer) -> None:
+    model_server.fail(None, Fault("prompt_too_long", latency=0.3), forever=True)
+    error = stopped(make(), [f"{number} of many" for number in range(60)])
+    assert error.kind == "invalid_input"
+    assert "first 5 rows all failed alike" in error.message
+    assert 5 <= len(model_server.calls) <= 12
+
+
+# --- the store --------------------------------------------------------------------------------------------------------
+
+
+def test_store_that_cannot_be_read_stops_the_run_before_anything_is_paid(
+    make: Make, model_server: ModelServer, tmp_path: Path
+) -> None:
+    managed = make()
+    shutil.rmtree(tmp_path / "store")
+    (tmp_path / "store").write_text("a file in place of the folder")
+    error = stopped(managed, GOOD)
+    assert error.kind == "storage"
+    assert "store" in error.message
+    assert model_server.calls == []
+
+
+_FULL_DISK = """
+import resource, sys
+from imagetask.errors import RunStopped
+from imagetask.models import load_model
+from imagetask.models.managed import ManagedModel
+from imagetask.store import GenerationStore
+
+model = load_model("openai:m", base_url=sys.argv[1], api_key="k")
+with ManagedModel(model, store=GenerationStore(sys.argv[2])) as managed:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
+    try:
+        managed.generate_outputs([f"prompt {number}" for number in range(40)])
+    except RunStopped as error:
+        print(error.kind)
+"""
+
+
+def test_full_disk_stops_the_run_and_marks_nothing_done(model_server: ModelServer, tmp_path: Path) -> None:
+    """No file may grow over 64 bytes: as on a full disk, a file can be opened but not written."""
+    model_server.latency = 0.1
+    store = tmp_path / "store"
+    command = [sys.executable, "-c", _FULL_DISK, model_server.openai_url, str(store)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ran.stdout.strip() == "storage", ran.stderr
+    assert 1 <= len(model_server.calls) <= 20
+    assert not list(store.rglob("*.json"))
+    model_server.reset()
+    model = load_model("openai:m", base_url=model_server.openai_url, api_key="k")
+    answered = answer(ManagedModel(model, store=GenerationStore(store)), [f"prompt {n}" for n in range(40)])
+    assert {generation.status for generation in answered} == {"done"}
+    assert len(model_server.calls) == 40
+
+
+# --- the task's own code, the flow and the command line ---------------------------------------------------------------
+
+
+class Picky(ImageGeneration):
+    """Writes the width of the picture as well; its own code fails for prompts with the word "fussy" in them."""
+
+    @property
+    def outputs(self) -> list[str]:
+        return ["image", "px", "model_name"]
+
+    def format_output(self, output: Image, input: Row) -> Row:
+        if "fussy" in input["prompt"]:
+            raise ValueError("too fussy for this task")
+        return {"image": output, "px": output.width}
+
+
+def test_task_that_raises_for_the_first_five_rows_stops_the_run_and_the_images_are_kept(
+    make: Make, model_server: ModelServer
+) -> None:
+    rows = [{"prompt": f"fussy {number}"} for number in range(8)]
+    with make() as managed, pytest.raises(RunStopped, match="format_output raised ValueError: too fussy") as caught:
+        next(Picky(image_generation_model=managed).process(rows))
+    assert caught.value.kind == "task"
+    model_server.reset()
+    with make() as managed:
+        answered = next(ImageGeneration(image_generation_model=managed).process(rows))
+    assert [row["status"] for row in answered] == ["done"] * 8
+    assert model_server.calls == []
+
+
+MIXED: tuple[tuple[str, tuple[Fault | str, ...], ErrorKind | None, int], ...] = (
+    ("a refused prompt", ("refused",), "refused", 1),
+    ("a truncated image", ("truncated_image",) * 3, "corrupt_image", 3),
+    ("an HTML page", ("html_page",) * 3, "corrupt_image", 3),
+    ("an empty answer", ("empty_data",), "refused", 1),
+    ("a blank image", ("blank_image",) * 2, "blank_image", 2),
+    ("three errors", ("server_error",) * 3, None, 4),
+    ("too many calls", (Fault("rate_limited", retry_after=0.5),), None, 1),
+    ("a fussy one", (), "task", 1),
+    ("   ", (), "invalid_input", 0),
+)
+"""Prompt, faults of its first calls, the kind it fails with, attempts."""
+
+
+def test_mixed_bag_of_failures_through_the_flow_leaves_every_row_in_its_place(
+    generate: Generate, model_server: ModelServer, tmp_path: Path
+) -> None:
+    for prompt, faults, *_ in MIXED:
+        if faults:
+            model_server.fail(prompt, *faults)
+    prompts = [*GOOD, *(prompt for prompt, *_ in MIXED), "the last one"]
+    source = tmp_path / "prompts.csv"
+    source.write_text("prompt,note\n" + "".join(f"{prompt},note {n}\n" for n, prompt in enumerate(prompts)))
+    asked: dict[str, Any] = {"model": "openai:m", "base_url": model_server.openai_url}
+    asked["task"] = "tests.test_failures:Picky"
+    counts = generate(source, tmp_path / "out", **asked)
+    assert counts["failed"] == {"refused": 2, "corrupt_image": 2, "blank_image": 1, "task": 1, "invalid_input": 1}
+
+    dataset = ImageDataset(tmp_path / "out")
+    rows = dataset.scan().drop("image").collect().to_dicts()
+    expected = {prompt: (kind, attempts) for prompt, _, kind, attempts in MIXED}
+    assert [row["prompt"] for row in rows] == prompts
+    assert [row["note"] for row in rows] == [f"note {number}" for number in range(len(prompts))]
+    for number, row in enumerate(rows):
+        kind, attempts = expected.get(row["prompt"], (None, 1))
+        assert (row["error_kind"], row["attempts"]) == (kind, attempts), row["prompt"]
+        assert (row["px"], row["error_message"]) == (64, None) if kind is None else row["error_message"]
+        image = dataset.image(number)
+        assert (image is None) == (kind is not None)
+        if image is not None:
+            assert model_server.delivered[image.sha256].prompt == row["prompt"]
+
+    model_server.recover()
+    model_server.reset()
+    counts = generate(source, tmp_path / "out", **asked)
+    assert sorted(model_server.prompts) == ["a truncated image", "an HTML page"]
+    assert counts["failed"] == {"refused": 2, "blank_image": 1, "task": 1, "invalid_input": 1}
+
+
+def test_wrong_key_ends_the_command_with_exit_code_1_and_says_what_to_do(
+    prefect_server: None, model_server: ModelServer, tmp_path: Path
+) -> None:
+    from prefect.settings import get_current_settings
+
+    model_server.require_key = "the right one"
+    source = tmp_path / "prompts.csv"
+    source.write_text("prompt\n" + "".join(f"{number} of many\n" for number in range(200)))
+    command = [str(Path(sys.executable).with_name("imagetask")), "generate", str(source), "--out", "out"]
+    command += ["--model", "openai:m", "--base-url", model_server.openai_url]
+    environment = {**os.environ, "OPENAI_API_KEY": KEY, "PREFECT_API_URL": str(get_current_settings().api.url)}
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    told = ran.stdout + ran.stderr
+    assert ran.returncode == 1, told
+    assert 1 <= len(model_server.calls) <= 5
+    assert "OPENAI_API_KEY" in told
+    assert "auth" in told
+    assert "Traceback" not in told
+    assert KEY not in told
