@@ -230,7 +230,7 @@ def peaks(scene: Scene) -> None:
     places = sorted((scene.between(0.28, 0.58), n * 0.25 + scene.between(-0.08, 0.08)) for n in range(5))
     for number, (top, x) in enumerate(places):
         half = (1.02 - top) * scene.between(0.5, 0.68)
-        colour = mix(scene.colour(number % 2), scene.palette.ground, 0.4 - 0.08 * number)
+        colour = mix(scene.colour(number % 2), scene.palette.ground, 0.28 - 0.07 * number)
         scene.shape([(x - half, 1.02), (x, top), (x + half, 1.02)], colour)
         scene.shape([(x, top), (x + half, 1.02), (x + half * 0.1, 1.02)], mix(colour, INK, 0.18))
         tip, down = half * 0.2, (1.02 - top) * 0.2
@@ -244,7 +244,7 @@ def waves(scene: Scene) -> None:
     for band in range(6):
         base, start = 0.5 + 0.085 * band, scene.between(0, math.tau)
         crest = [(x / 60, base + 0.016 * math.sin(start + math.tau * 3 * x / 60)) for x in range(61)]
-        colour = mix(scene.colour(1 + band % 2), scene.palette.ground, 0.55 - 0.09 * band)
+        colour = mix(scene.colour((band + 1) % 2), scene.palette.ground, 0.45 - 0.08 * band)
         scene.shape([(0, 1), *crest, (1, 1)], colour)
 
 
@@ -276,7 +276,7 @@ def tiles(scene: Scene) -> None:
     for number in range(min(columns * rows, 2048)):
         left, top = number % columns * side, number // columns * side
         kind, turn = int(scene.between(0, 4)), int(scene.between(0, 4))
-        colour = scene.colour(int(scene.between(0, 5)))
+        colour = scene.colour(int(5 * scene.dice.random() ** 1.7))
         if (number + number // columns) % 2:
             scene.draw.rectangle((left, top, left + side, top + side), fill=tint)
         if kind == 0:

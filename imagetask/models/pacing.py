@@ -7,15 +7,16 @@ from collections import deque
 from collections.abc import Callable
 
 _FIRST_PLACES = 4
-_FIRST_GROWTH, _LATER_GROWTH = 3.0, 1.0
+_QUADRUPLE, _DOUBLE = 3.0, 1.0
+_QUADRUPLE_UNTIL = 16
 _CAREFUL, _MOST_CAREFUL = 4.0, 32.0
 
 
 class Pace:
     """Hands out places for calls; lives on one event loop.
 
-    The number of places starts at 4 and grows fourfold a round of answers until `max_concurrency`, or until the
-    backend rejects calls. Then it falls to what the backend was seen to admit, at most by half a time, and grows by
+    The number of places starts at 4 and grows fourfold a round of answers, from 16 on twofold, until
+    `max_concurrency`, or until the backend rejects calls. Then it falls to what the backend was seen to admit, at most by half a time, and grows by
     one a round of answers; near the level that was refused by one in 4 rounds, and in twice as many (up to 32) after
     each further refusal there. Once it is past that level the limit was a passing one: it doubles each round again.
     Only answers that come while all places are taken let it grow.
@@ -37,7 +38,6 @@ class Pace:
         self._floor = 1.0
         self._refused_level: float | None = None
         self._care = _CAREFUL
-        self._free_growth = _FIRST_GROWTH
         self._answered_since_cut = True
         self._stopped: Callable[[], BaseException] | None = None
 
@@ -103,7 +103,10 @@ class Pace:
 
     def _begin_cut(self) -> None:
         near = self._refused_level is not None and self.limit <= self._refused_level + 1
-        self._care = min(self._care * 2, _MOST_CAREFUL) if near else _CAREFUL
+        if not near:
+            self._care = _CAREFUL
+        elif self._answered_since_cut:
+            self._care = min(self._care * 2, _MOST_CAREFUL)
         self._cut_at = self._tickets
         self._floor = max(1.0, self.limit / 2)
         self._answered_since_cut = False
@@ -113,9 +116,9 @@ class Pace:
         level = self._refused_level
         if level is not None and self.limit > level + 1:
             level = self._refused_level = None
-            self._care, self._free_growth = _CAREFUL, _LATER_GROWTH
+            self._care = _CAREFUL
         if level is None:
-            return self._free_growth
+            return _QUADRUPLE if self.limit < _QUADRUPLE_UNTIL and not self._cut_at else _DOUBLE
         return 1.0 / self.limit if self.limit + 1 < level else 1.0 / (self.limit * self._care)
 
     def _hand_out(self) -> None:

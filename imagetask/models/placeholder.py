@@ -54,7 +54,8 @@ class PlaceholderImageGeneration(ImageGenerationModel):
 
 
 def _generate(request: ImageRequest) -> Image | GenerationError:
-    width, height = request.width or DEFAULT_SIDE, request.height or DEFAULT_SIDE
+    width = DEFAULT_SIDE if request.width is None else request.width
+    height = DEFAULT_SIDE if request.height is None else request.height
     if not all(MIN_SIDE <= side <= MAX_SIDE for side in (width, height)):
         said = f"{width} × {height} px is no size for a placeholder: a side has {MIN_SIDE} to {MAX_SIDE} px"
         return GenerationError("invalid_input", said)
