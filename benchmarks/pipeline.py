@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import resource
+import sys
 import time
 from pathlib import Path
 
@@ -13,7 +14,7 @@ os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 
 from imagetask_flows import monitoring
-from imagetask_flows.generate_images import generate_images
+from imagetask_flows.embedded_server import start_server
 
 
 def main() -> None:
@@ -27,6 +28,10 @@ def main() -> None:
     options.folder.mkdir(parents=True)
     source = options.folder / "prompts.csv"
     source.write_text("prompt\n" + "".join(f"prompt number {n}\n" for n in range(options.images)))
+    wait_for_server = start_server(lambda text: print(text, file=sys.stderr))
+    from imagetask_flows.generate_images import generate_images
+
+    wait_for_server()
     started = time.perf_counter()
     counts = generate_images(
         str(source),

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -52,11 +50,9 @@ def generate(*source: Sources, out: Out, options: Annotated[Options, Parameter(n
     parameters = options.parameters(source, out)
     settings = RunSettings.checked(**parameters)
     check_before_start(settings)
-    run = _flow()
-    from .progress_bar import print_summary, shown
+    counts = _run_flow(parameters)
+    from .progress_bar import print_summary
 
-    with shown(console):
-        counts = run(**parameters)
     print_summary(console, out, counts, time.monotonic() - started)
     if counts["failed"]:
         console.print("The reasons are in the columns error_kind and error_message of the failed rows.")
@@ -129,35 +125,19 @@ def _json_or_text(value: Any) -> str:
     return json.dumps(value)
 
 
-def _flow() -> Callable[..., dict[str, Any]]:
-    """The flow, with Prefect set up to leave the terminal to the progress bar; its logs go to the server."""
+def _run_flow(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Runs the flow with a progress bar; Prefect's logs go to its server, not to the terminal."""
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    from prefect.settings import get_current_settings
+    from .embedded_server import start_server
 
-    url = get_current_settings().api.url
-    where = f"Using the Prefect server at {url} …" if url else "Starting Prefect's embedded server, about 15 s …"
-    console.print(where, highlight=False)
-    if not url:
-        _start_server()
+    wait_for_server = start_server(lambda text: console.print(text, highlight=False))
     from .generate_images import generate_images
+    from .progress_bar import shown
 
-    return generate_images
-
-
-def _start_server() -> None:
-    """Starts Prefect's embedded server so that Ctrl-C does not reach it: an interrupted run still has to end with it."""
-    from prefect.server.api.server import SubprocessASGIServer
-
-    def start() -> None:
-        if sys.platform != "win32":
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # of this thread; the server inherits it
-        with suppress(RuntimeError):  # the flow starts it again, and tells why it cannot
-            SubprocessASGIServer().start()
-
-    starting = threading.Thread(target=start, daemon=True)
-    starting.start()
-    starting.join()
+    wait_for_server()
+    with shown(console):
+        counts: dict[str, Any] = generate_images(**parameters)
+        return counts
 
 
 def _told(error: Exception | KeyboardInterrupt) -> int:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from imagetask.contact_sheet import contact_sheet
+from PIL import Image as PILImage
 
+from imagetask.contact_sheet import contact_sheet
+from imagetask.images import Image
 from imagetask.plan import make_plan, make_task, read_rows
 from imagetask.settings import RunSettings
 
 from .check import check_before_start
 from .models_in_use import managed_model
 
-Cell = tuple[object, str]
+Cell = tuple[PILImage.Image | Image | None, str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,7 @@ class RunSettings(BaseModel):
             return None
         parts = urlsplit(value)
         if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise ValueError(f"{value.split('?')[0]!r} is no URL: expected http://… or https://…")
+            raise ValueError(f"{value.split('?')[0].rpartition('@')[2]!r} is no URL: expected http://… or https://…")
         if parts.username or parts.password or parts.query:
             raise ValueError("holds credentials or a query: keep them in a block, and give its name as credentials")
         return value

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import imagetask_flows
 import pytest
 
 import imagetask
-import imagetask_flows
 from tests.model_server import ModelServer
 from tests.test_cli import DONE, environment, server_url
 from tests.test_cli import imagetask as run_command

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from imagetask_flows.cli import app, command_of
 from PIL import Image as PILImage
 
 from imagetask import ImageDataset
 from imagetask.settings import RunSettings
-from imagetask_flows.cli import app, command_of
 from tests.model_server import ModelServer
 
 DONE, STOPPED, WRONG_USAGE, SOME_FAILED = 0, 1, 2, 3
@@ -183,7 +183,9 @@ def test_what_stops_a_run_is_told_with_what_to_do(folder: Path, server_url: dict
     run = ["generate", "good.csv", "--out", "out"]
     no_key = imagetask(*run, "--model", "openai:gpt-image-2", cwd=folder, env=server_url)
     assert_one_clear_sentence(no_key, STOPPED, "OPENAI_API_KEY", "credentials")
-    no_server = imagetask(*run, "--model", "openai:m", "--base-url", "http://127.0.0.1:9/v1", cwd=folder, env=server_url)
+    no_server = imagetask(
+        *run, "--model", "openai:m", "--base-url", "http://127.0.0.1:9/v1", cwd=folder, env=server_url
+    )
     assert_one_clear_sentence(no_server, STOPPED, "127.0.0.1:9", "cannot be reached")
     assert "the same command goes on" in no_server.text
     no_block = imagetask(*run, "--model", "openai:m", "--credentials", "mine", cwd=folder, env=server_url)
@@ -247,7 +249,15 @@ def test_the_command_that_goes_on_says_what_was_asked(tmp_path: Path) -> None:
         seed=7,
         guidance_scale=-1.5,
         max_failed=0,
-        param={"quality": "low", "size": "5", "yes": "true", "n": 3, "on": True, "nested": {"a": ["b c"]}, "none": None},
+        param={
+            "quality": "low",
+            "size": "5",
+            "yes": "true",
+            "n": 3,
+            "on": True,
+            "nested": {"a": ["b c"]},
+            "none": None,
+        },
     )
     assert parsed(command_of(settings)) == settings
     plain = RunSettings(source="a.csv", out=tmp_path)

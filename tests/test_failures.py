@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from imagetask import ImageDataset, ImageGeneration
 from imagetask.errors import ErrorKind, RunStopped
-from imagetask.images import Image
 from imagetask.models import Generation, load_model
 from imagetask.models.managed import ManagedModel
 from imagetask.store import GenerationStore
-from imagetask.tasks.base import Row
-from tests.conftest import Generate
 from tests.model_server import Call, Fault, ModelServer
 
 BAD = "the bad one"
@@ -220,7 +213,7 @@ def test_call_waits_as_long_as_it_is_told_and_no_attempt_is_used(
     [generation] = answer(make(), [BAD])
     times = [call.time for call in model_server.calls]
     assert (generation.status, generation.attempts, len(times)) == ("done", 1, 3)
-    for earlier, later in zip(times, times[1:], strict=False):
+    for earlier, later in pairwise(times):
         assert seconds <= later - earlier < seconds + 1.0
 
 
@@ -304,151 +297,3 @@ def test_first_five_prompts_that_are_all_invalid_stop_the_run(make: Make, model_
     assert error.kind == "invalid_input"
     assert "first 5 rows all failed alike" in error.message
     assert 5 <= len(model_server.calls) <= 12
-
-
-# --- the store --------------------------------------------------------------------------------------------------------
-
-
-def test_store_that_cannot_be_read_stops_the_run_before_anything_is_paid(
-    make: Make, model_server: ModelServer, tmp_path: Path
-) -> None:
-    managed = make()
-    shutil.rmtree(tmp_path / "store")
-    (tmp_path / "store").write_text("a file in place of the folder")
-    error = stopped(managed, GOOD)
-    assert error.kind == "storage"
-    assert "store" in error.message
-    assert model_server.calls == []
-
-
-_FULL_DISK = """
-import resource, sys
-from imagetask.errors import RunStopped
-from imagetask.models import load_model
-from imagetask.models.managed import ManagedModel
-from imagetask.store import GenerationStore
-
-model = load_model("openai:m", base_url=sys.argv[1], api_key="k")
-with ManagedModel(model, store=GenerationStore(sys.argv[2])) as managed:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
-    try:
-        managed.generate_outputs([f"prompt {number}" for number in range(40)])
-    except RunStopped as error:
-        print(error.kind)
-"""
-
-
-def test_full_disk_stops_the_run_and_marks_nothing_done(model_server: ModelServer, tmp_path: Path) -> None:
-    """No file may grow over 64 bytes: as on a full disk, a file can be opened but not written."""
-    model_server.latency = 0.1
-    store = tmp_path / "store"
-    command = [sys.executable, "-c", _FULL_DISK, model_server.openai_url, str(store)]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert ran.stdout.strip() == "storage", ran.stderr
-    assert 1 <= len(model_server.calls) <= 20
-    assert not list(store.rglob("*.json"))
-    model_server.reset()
-    model = load_model("openai:m", base_url=model_server.openai_url, api_key="k")
-    answered = answer(ManagedModel(model, store=GenerationStore(store)), [f"prompt {n}" for n in range(40)])
-    assert {generation.status for generation in answered} == {"done"}
-    assert len(model_server.calls) == 40
-
-
-# --- the task's own code, the flow and the command line ---------------------------------------------------------------
-
-
-class Picky(ImageGeneration):
-    """Writes the width of the picture as well; its own code fails for prompts with the word "fussy" in them."""
-
-    @property
-    def outputs(self) -> list[str]:
-        return ["image", "px", "model_name"]
-
-    def format_output(self, output: Image, input: Row) -> Row:
-        if "fussy" in input["prompt"]:
-            raise ValueError("too fussy for this task")
-        return {"image": output, "px": output.width}
-
-
-def test_task_that_raises_for_the_first_five_rows_stops_the_run_and_the_images_are_kept(
-    make: Make, model_server: ModelServer
-) -> None:
-    rows = [{"prompt": f"fussy {number}"} for number in range(8)]
-    with make() as managed, pytest.raises(RunStopped, match="format_output raised ValueError: too fussy") as caught:
-        next(Picky(image_generation_model=managed).process(rows))
-    assert caught.value.kind == "task"
-    model_server.reset()
-    with make() as managed:
-        answered = next(ImageGeneration(image_generation_model=managed).process(rows))
-    assert [row["status"] for row in answered] == ["done"] * 8
-    assert model_server.calls == []
-
-
-MIXED: tuple[tuple[str, tuple[Fault | str, ...], ErrorKind | None, int], ...] = (
-    ("a refused prompt", ("refused",), "refused", 1),
-    ("a truncated image", ("truncated_image",) * 3, "corrupt_image", 3),
-    ("an HTML page", ("html_page",) * 3, "corrupt_image", 3),
-    ("an empty answer", ("empty_data",), "refused", 1),
-    ("a blank image", ("blank_image",) * 2, "blank_image", 2),
-    ("three errors", ("server_error",) * 3, None, 4),
-    ("too many calls", (Fault("rate_limited", retry_after=0.5),), None, 1),
-    ("a fussy one", (), "task", 1),
-    ("   ", (), "invalid_input", 0),
-)
-"""Prompt, faults of its first calls, the kind it fails with, attempts."""
-
-
-def test_mixed_bag_of_failures_through_the_flow_leaves_every_row_in_its_place(
-    generate: Generate, model_server: ModelServer, tmp_path: Path
-) -> None:
-    for prompt, faults, *_ in MIXED:
-        if faults:
-            model_server.fail(prompt, *faults)
-    prompts = [*GOOD, *(prompt for prompt, *_ in MIXED), "the last one"]
-    source = tmp_path / "prompts.csv"
-    source.write_text("prompt,note\n" + "".join(f"{prompt},note {n}\n" for n, prompt in enumerate(prompts)))
-    asked: dict[str, Any] = {"model": "openai:m", "base_url": model_server.openai_url}
-    asked["task"] = "tests.test_failures:Picky"
-    counts = generate(source, tmp_path / "out", **asked)
-    assert counts["failed"] == {"refused": 2, "corrupt_image": 2, "blank_image": 1, "task": 1, "invalid_input": 1}
-
-    dataset = ImageDataset(tmp_path / "out")
-    rows = dataset.scan().drop("image").collect().to_dicts()
-    expected = {prompt: (kind, attempts) for prompt, _, kind, attempts in MIXED}
-    assert [row["prompt"] for row in rows] == prompts
-    assert [row["note"] for row in rows] == [f"note {number}" for number in range(len(prompts))]
-    for number, row in enumerate(rows):
-        kind, attempts = expected.get(row["prompt"], (None, 1))
-        assert (row["error_kind"], row["attempts"]) == (kind, attempts), row["prompt"]
-        assert (row["px"], row["error_message"]) == (64, None) if kind is None else row["error_message"]
-        image = dataset.image(number)
-        assert (image is None) == (kind is not None)
-        if image is not None:
-            assert model_server.delivered[image.sha256].prompt == row["prompt"]
-
-    model_server.recover()
-    model_server.reset()
-    counts = generate(source, tmp_path / "out", **asked)
-    assert sorted(model_server.prompts) == ["a truncated image", "an HTML page"]
-    assert counts["failed"] == {"refused": 2, "blank_image": 1, "task": 1, "invalid_input": 1}
-
-
-def test_wrong_key_ends_the_command_with_exit_code_1_and_says_what_to_do(
-    prefect_server: None, model_server: ModelServer, tmp_path: Path
-) -> None:
-    from prefect.settings import get_current_settings
-
-    model_server.require_key = "the right one"
-    source = tmp_path / "prompts.csv"
-    source.write_text("prompt\n" + "".join(f"{number} of many\n" for number in range(200)))
-    command = [str(Path(sys.executable).with_name("imagetask")), "generate", str(source), "--out", "out"]
-    command += ["--model", "openai:m", "--base-url", model_server.openai_url]
-    environment = {**os.environ, "OPENAI_API_KEY": KEY, "PREFECT_API_URL": str(get_current_settings().api.url)}
-    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
-    told = ran.stdout + ran.stderr
-    assert ran.returncode == 1, told
-    assert 1 <= len(model_server.calls) <= 5
-    assert "OPENAI_API_KEY" in told
-    assert "auth" in told
-    assert "Traceback" not in told
-    assert KEY not in told

@@ -8,16 +8,17 @@ import random
 import signal
 import subprocess
 import time
-from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import polars as pl
 import pytest
 
 from imagetask import ImageDataset
+from imagetask.models.event_loop import IMAGE_THREADS
 from tests.model_server import Call, RemoteModelServer, start_model_server
 from tests.test_cli import DONE, STOPPED, command, environment, imagetask, server_url
 
@@ -26,21 +27,20 @@ __all__ = ["server_url"]
 ROWS = 300
 AT_ONCE = 24
 LATENCY = 0.15
+BEING_CHECKED = 2 * IMAGE_THREADS
+"""Pictures that came and are not yet durable: their calls gave their places back, so others may be under way."""
+A_MOMENT = 1.0
+"""Longest time from the last byte of a picture to its record in the store, on a busy machine (seconds)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """A run that was killed. asked, arrived: calls that had come to the server, and pictures that it had delivered,
-    just before. kept: generations in the store just after."""
+    """A run that was killed. at: when (seconds since 1970). asked: calls of all runs so far. lost: those of this run
+    whose picture is not in the store."""
 
+    at: float
     asked: int
-    arrived: int
-    kept: set[str]
-
-    @property
-    def in_flight(self) -> int:
-        """Calls of all runs so far whose picture was not durable, those of earlier kills included."""
-        return self.asked - len(self.kept)
+    lost: list[Call]
 
 
 @pytest.fixture
@@ -78,25 +78,37 @@ def started(server: RemoteModelServer, work: Path, env: dict[str, str]) -> Itera
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def kept_in(store: Path) -> set[str]:
-    """The keys in the store; each record is whole, and so is its image."""
-    records = [json.loads(path.read_bytes()) for path in store.glob("*/*.json")]
-    for record in records:
-        assert (store / record["image"]["path"]).stat().st_size == record["image"]["bytes"]
-    return {record["key"] for record in records}
+def kept_in(out: Path) -> set[str]:
+    """The hashes of the pictures that the store has; each record is whole, and so is its picture."""
+    store = out / "_imagetask" / "store"
+    pictures = [json.loads(path.read_bytes())["image"] for path in store.glob("*/*.json")]
+    for picture in pictures:
+        assert sha256((store / picture["path"]).read_bytes()).hexdigest() == picture["sha256"]
+    return {picture["sha256"] for picture in pictures}
 
 
-def kill_after(calls: int, pause: float, server: RemoteModelServer, work: Path, env: dict[str, str]) -> Kill:
-    """Starts the run, and kills its whole process group `pause` seconds after the server has seen `calls` calls."""
-    with started(server, work, env) as process:
-        server.wait_for_calls(calls, timeout=120)
-        time.sleep(pause)
-        counts = server.counts()
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+def settled(server: RemoteModelServer) -> list[Call]:
+    """All calls, once the server has seen that those who made them are gone."""
     while server.counts().in_flight:
         time.sleep(0.05)
-    return Kill(counts.calls, counts.delivered, kept_in(work / "out" / "_imagetask" / "store"))
+    return server.calls
+
+
+def killed_run(
+    calls: int, pause: float, asked: int, server: RemoteModelServer, work: Path, env: dict[str, str]
+) -> Kill:
+    """Starts the run, and kills its whole process group `pause` seconds after the server has seen `calls` more calls
+    than the `asked` of earlier runs."""
+    with started(server, work, env) as process:
+        server.wait_for_calls(asked + calls, timeout=120)
+        time.sleep(pause)
+        at = time.time()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    seen = settled(server)
+    kept = kept_in(work / "out")
+    return Kill(at, len(seen), [call for call in seen[asked:] if call.sha256 not in kept])
 
 
 def leave_debris(out: Path) -> None:
@@ -123,36 +135,56 @@ def check_dataset(server: RemoteModelServer, out: Path) -> None:
     delivered = server.delivered
     seen = set()
     for prompt, picture in frame.select("prompt", pl.col("image").struct.field("bytes")).iter_rows():
-        digest = sha256(picture)
+        digest = sha256(picture).hexdigest()
         assert delivered[digest].prompt == prompt
         seen.add(digest)
     assert len(seen) == ROWS, "each row has a picture of its own, rows with equal prompts too"
-
-
-def sha256(data: bytes) -> str:
-    import hashlib
-
-    return hashlib.sha256(data).hexdigest()
 
 
 def test_killed_runs_lose_no_row_and_pay_again_only_for_images_in_flight(
     work: Path, server_url: dict[str, str]
 ) -> None:
     moments = random.Random(20261123)
-    out, kills, asked = work / "out", [], 0
+    out = work / "out"
+    kills: list[Kill] = []
     with start_model_server(latency=LATENCY) as server:
-        for _ in range(4):
-            asked += moments.randint(30, 80)
-            kills.append(kill_after(asked, moments.uniform(0, LATENCY), server, work, server_url))
-            asked = kills[-1].asked
-            print(asked, kills[-1].arrived, len(kills[-1].kept))
+        for _ in range(3):
+            asked = kills[-1].asked if kills else 0
+            calls, pause = moments.randint(30, 80), moments.uniform(0, LATENCY)
+            kills.append(killed_run(calls, pause, asked, server, work, server_url))
+        left = ROWS - len(kept_in(out))
+        kills.append(killed_run(left, moments.uniform(0.2, 0.5), kills[-1].asked, server, work, server_url))
         leave_debris(out)
         ended = imagetask(*words(server), cwd=work, env=server_url)
+
         assert ended.code == DONE, ended.text
-        total = server.counts().calls
-        print(total)
+        assert len(server.calls) == ROWS + sum(len(kill.lost) for kill in kills)
+        for kill in kills:
+            assert len(kill.lost) <= AT_ONCE + BEING_CHECKED
+            assert all(call.time + (call.seconds or 0.0) > kill.at - A_MOMENT for call in kill.lost)
+        assert sum(bool(kill.lost) for kill in kills) >= 3, "the kills came while calls were in flight"
         check_dataset(server, out)
 
-        again = imagetask(*words(server), cwd=work, env=server_url)
-        assert again.code == DONE, again.text
-        assert server.counts().calls == total
+
+def test_interrupted_run_ends_soon_and_keeps_what_was_in_flight(work: Path, server_url: dict[str, str]) -> None:
+    """Ctrl-C reaches the whole process group, as it does in a terminal; the run has Prefect's embedded server."""
+    with start_model_server(latency=LATENCY) as server:
+        with started(server, work, {}) as process:
+            server.wait_for_calls(60, timeout=180)
+            at = time.monotonic()
+            os.killpg(process.pid, signal.SIGINT)
+            text, _ = process.communicate(timeout=60)
+        assert time.monotonic() - at < 30
+        assert process.returncode == STOPPED, text
+        assert "Interrupted. What came in is kept; the same command goes on from there." in text
+        assert "Traceback" not in text
+        calls = settled(server)
+        assert len(calls) < ROWS
+        assert {call.sha256 for call in calls} == kept_in(work / "out")
+        told = imagetask("status", "out", cwd=work)
+        assert "stopped: interrupted" in told.text
+
+        ended = imagetask(*words(server), cwd=work, env=server_url)
+        assert ended.code == DONE, ended.text
+        assert len(server.calls) == ROWS
+        check_dataset(server, work / "out")

@@ -30,7 +30,9 @@ def generations(managed: ManagedModel, inputs: Sequence[Any], number: int = 1, *
         return managed.generate_outputs(inputs, number, **kwargs)
 
 
-def keys(model: ImageGenerationModel, request: str | ImageRequest = "a cat", number: int = 1, **kwargs: Any) -> list[str]:
+def keys(
+    model: ImageGenerationModel, request: str | ImageRequest = "a cat", number: int = 1, **kwargs: Any
+) -> list[str]:
     """The keys of a request's generations."""
     [made] = generations(ManagedModel(model, **kwargs), [request], number, **model.get_generation_kwargs())
     assert all(one.error_kind is None for one in made)
@@ -310,5 +312,5 @@ def test_local_model_that_raises_fails_its_batch_with_the_exceptions_type(monkey
 
 
 def test_local_model_that_gives_too_few_results_stops_the_run() -> None:
-    with pytest.raises(RunStopped, match="LocalModel.generate gave 0 results for 1 requests"):
+    with pytest.raises(RunStopped, match=r"LocalModel\.generate gave 0 results for 1 requests"):
         LocalModel().generate_outputs(["short"])

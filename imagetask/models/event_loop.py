@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-IMAGE_THREADS = 4 * (os.cpu_count() or 1)
+IMAGE_THREADS = 2 * (os.cpu_count() or 1)
 _CLIENT_THREADS = 64
 
 

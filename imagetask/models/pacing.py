@@ -16,10 +16,10 @@ class Pace:
     """Hands out places for calls; lives on one event loop.
 
     The number of places starts at 4 and grows fourfold a round of answers, from 16 on twofold, until
-    `max_concurrency`, or until the backend rejects calls. Then it falls to what the backend was seen to admit, at most by half a time, and grows by
-    one a round of answers; near the level that was refused by one in 4 rounds, and in twice as many (up to 32) after
-    each further refusal there. Once it is past that level the limit was a passing one: it doubles each round again.
-    Only answers that come while all places are taken let it grow.
+    `max_concurrency`, or until the backend rejects calls. Then it falls to what the backend was seen to admit, at
+    most by half a time, and grows by one a round of answers; near the level that was refused by one in 4 rounds, and
+    in twice as many (up to 32) after each further refusal there. Once it is past that level, the limit was a passing
+    one, and it doubles each round again. Only answers that come while all places are taken let it grow.
 
     requests_per_minute: calls are spaced evenly, 60 / requests_per_minute seconds apart.
     """
