@@ -115,7 +115,7 @@ def generate_images(
     task: str = DEFAULT_TASK,
     prompt_column: str | None = None,
     rename: dict[str, str] | None = None,
-    num_generations: int = 1,
+    num_generations: int | None = None,
     seed: int = 0,
     width: int | None = None,
     height: int | None = None,
@@ -126,6 +126,7 @@ def generate_images(
     chunk_rows: int | None = None,
     max_concurrency: int = MAX_CONCURRENCY,
     requests_per_minute: float | None = None,
+    timeout: float | None = None,
     max_failed: int | None = None,
     limit: int | None = None,
     store: str | None = None,
@@ -145,7 +146,7 @@ def generate_images(
         task: Import path of an ImageTask, as in my_module:MyTask.
         prompt_column: Column that holds the prompts; default: prompt.
         rename: Columns of the source to rename, old: new.
-        num_generations: Different images for each row.
+        num_generations: Different images for each row; default: the task's, 1.
         seed: Seed of the run; the seed of every generation comes from it.
         width: Width in px.
         height: Height in px.
@@ -156,6 +157,7 @@ def generate_images(
         chunk_rows: Rows of one chunk; a folder remembers it.
         max_concurrency: Calls under way at once, at most.
         requests_per_minute: Calls a minute, at most.
+        timeout: Seconds that one call may take.
         max_failed: More failed rows than this stop the run.
         limit: Only the first rows of the source.
         store: Where generations are kept: a folder, s3://, gs:// or az://; default: in the dataset's folder.
@@ -191,7 +193,7 @@ def _generated(settings: RunSettings, run_id: str) -> Counts:
     layout = settings.layout
     plan = make_plan(settings)
     logger.info("%d rows of %s in %d chunks, for %s", plan.rows, settings.source, len(plan.chunks), settings.model)
-    progress = monitoring.begin(run_id, plan.rows * len(settings.model) * settings.num_generations)
+    progress = monitoring.begin(run_id, plan.rows * len(settings.model) * plan.num_generations)
     failed_rows = new = 0
     with closing(_windowed(settings, plan, run_id)) as ended:
         for chunk, state in ended:
@@ -215,7 +217,7 @@ def _generated(settings: RunSettings, run_id: str) -> Counts:
 
 def _windowed(settings: RunSettings, plan: Plan, run_id: str) -> Generator[tuple[Chunk, State[Any]], None, None]:
     """The chunks with how each ended, as they end; so many under way that the calls never run dry between two."""
-    window = min(MOST_THREADS, 2 + -(-2 * settings.max_concurrency // (plan.chunk_rows * settings.num_generations)))
+    window = min(MOST_THREADS, 2 + -(-2 * settings.max_concurrency // (plan.chunk_rows * plan.num_generations)))
     under_way: dict[PrefectFuture[Any], Chunk] = {}
     try:
         for chunk in plan.chunks:

@@ -40,7 +40,11 @@ def managed_model(settings: RunSettings, model: str) -> ManagedModel:
 
 def make_model(settings: RunSettings, model: str) -> ImageGenerationModel:
     """The backend's model, with the credentials of the block that the settings name."""
-    options = {"base_url": settings.base_url, "generation_kwargs": settings.generation_kwargs() or None}
+    options = {
+        "base_url": settings.base_url,
+        "timeout": settings.timeout,
+        "generation_kwargs": settings.generation_kwargs() or None,
+    }
     if settings.credentials is None:
         return load_model(model, **options)
     from imagetask.blocks import load_block

@@ -36,7 +36,7 @@ class Options:
     credentials: Annotated[str | None, _option("credentials", _MODEL)] = None
     task: Annotated[str | None, _option("task", _MODEL)] = None
     prompt_column: Annotated[str | None, _option("prompt_column", _MODEL)] = None
-    num_generations: Annotated[int, _option("num_generations", _PICTURE)] = 1
+    num_generations: Annotated[int | None, _option("num_generations", _PICTURE)] = None
     seed: Annotated[int, _option("seed", _PICTURE)] = 0
     width: Annotated[int | None, _option("width", _PICTURE)] = None
     height: Annotated[int | None, _option("height", _PICTURE)] = None
@@ -49,6 +49,7 @@ class Options:
     chunk_rows: Annotated[int | None, _option("chunk_rows", _RUN)] = None
     max_concurrency: Annotated[int, _option("max_concurrency", _RUN)] = MAX_CONCURRENCY
     requests_per_minute: Annotated[float | None, _option("requests_per_minute", _RUN)] = None
+    timeout: Annotated[float | None, _option("timeout", _RUN)] = None
     max_failed: Annotated[int | None, _option("max_failed", _RUN)] = None
     store: Annotated[str | None, _option("store", _RUN)] = None
     rebuild: Annotated[bool, _option("rebuild", _RUN)] = False

@@ -47,8 +47,8 @@ def preview_rows(settings: RunSettings, rows: int) -> Preview:
     cells: list[Cell] = []
     failed: dict[str, str] = {}
     latencies: list[float] = []
-    plan_rows = make_plan(settings).rows
-    frame = read_rows(settings.layout, 0, min(rows, plan_rows))
+    plan = make_plan(settings)
+    frame = read_rows(settings.layout, 0, min(rows, plan.rows))
     for model in settings.model:
         managed = managed_model(settings, model)
         with managed:
@@ -62,9 +62,9 @@ def preview_rows(settings: RunSettings, rows: int) -> Preview:
             cells.append((generation.image, generation.error_message or generation.prompt))
     sheet = settings.out / "contact-sheet.png"
     contact_sheet(cells).save(sheet)
-    calls = plan_rows * len(settings.model) * settings.num_generations
+    calls = plan.rows * len(settings.model) * plan.num_generations
     seconds = calls * (sum(latencies) / len(latencies) if latencies else 0.0) / min(settings.max_concurrency, calls)
-    return Preview(sheet, sum(image is not None for image, _ in cells), failed, plan_rows, calls, seconds)
+    return Preview(sheet, sum(image is not None for image, _ in cells), failed, plan.rows, calls, seconds)
 
 
 def _duration(seconds: float) -> str:

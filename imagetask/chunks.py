@@ -150,7 +150,7 @@ def _output_columns(
                 )
             paths.append(value if cell is None else cell[0])
         dtype = _paths_type(max(int(task.group_generations), *map(_depth, paths)))
-        columns[name] = (pl.Series(name, paths, dtype=dtype), [0 if cell is None else cell[1] for cell in stored])
+        columns[name] = (_series(task, name, paths, dtype), [0 if cell is None else cell[1] for cell in stored])
     return columns
 
 
@@ -183,9 +183,11 @@ def _stored(value: Any, store: GenerationStore) -> tuple[Any, int] | None:
     return image.path, image.num_bytes
 
 
-def _series(task: ImageTask, name: str, values: list[Any]) -> pl.Series:
+def _series(
+    task: ImageTask, name: str, values: list[Any], dtype: pl.DataType | type[pl.DataType] | None = None
+) -> pl.Series:
     try:
-        return pl.Series(name, values, strict=True)
+        return pl.Series(name, values, dtype=dtype, strict=True)
     except (TypeError, pl.exceptions.PolarsError) as error:
         kinds = ", ".join(sorted({type(value).__name__ for value in values if value is not None}))
         raise TaskError(f"the task {_name(task)} gave the column {name!r} values of several types ({kinds})") from error

@@ -53,19 +53,24 @@ class ImageDataset:
         """The rows that lack a picture, without the image columns."""
         return self.scan().drop(self.image_columns).filter(pl.col("status") != "done").collect()
 
-    def image(self, row: int, column: str = "image") -> Image | None:
-        """The encoded picture of a row (0-based), or None where its generation failed."""
+    def image(self, row: int, column: str = "image", generation: int = 0) -> Image | None:
+        """The encoded picture of a row (0-based), or None where its generation failed.
+
+        generation: which one, where a row holds several.
+        """
         count = len(self)
         if not -count <= row < count:
             raise DatasetError(f"there is no row {row} in {self.folder}: it has {count} rows")
         if column not in self.image_columns:
             raise DatasetError(f"{column!r} is no image column of {self.folder}: {', '.join(self.image_columns)} are")
         cell = self.scan().select(column).slice(row % count, 1).collect().item()
+        if isinstance(cell, pl.Series):
+            cell = cell[generation] if -len(cell) <= generation < len(cell) else None
         return None if cell is None or cell["bytes"] is None else Image.from_bytes(cell["bytes"])
 
-    def to_pil(self, row: int, column: str = "image") -> PILImage.Image | None:
+    def to_pil(self, row: int, column: str = "image", generation: int = 0) -> PILImage.Image | None:
         """The decoded picture of a row (0-based), or None where its generation failed."""
-        image = self.image(row, column)
+        image = self.image(row, column, generation)
         return None if image is None else image.to_pil()
 
     def transform_columns_to_image(self, columns: str | Sequence[str]) -> ImageDataset:

@@ -46,6 +46,7 @@ class Plan:
 
     rows: int
     chunk_rows: int
+    num_generations: int
     chunks: tuple[Chunk, ...]
 
 
@@ -55,14 +56,13 @@ def make_task(settings: RunSettings, model: ManagedModel) -> ImageTask:
     mappings = dict(kind.model_fields["input_mappings"].get_default(call_default_factory=True))
     if settings.prompt_column:
         mappings["prompt"] = settings.prompt_column
+    given: dict[str, Any] = {} if settings.num_generations is None else {"num_generations": settings.num_generations}
     try:
-        return kind(image_generation_model=model, num_generations=settings.num_generations, input_mappings=mappings)
+        return kind(image_generation_model=model, input_mappings=mappings, **given)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise UsageError(
-            f"the task {settings.task!r} cannot be made: {field} {first['msg']}".replace("  ", " ")
-        ) from None
+        raise UsageError(f"the task {settings.task!r} cannot be made: {field or 'it'}: {first['msg']}") from None
 
 
 class _Unasked(ImageGenerationModel):
@@ -113,7 +113,7 @@ def make_plan(settings: RunSettings) -> Plan:
         snapshot = _Snapshot(layout, [c for c in columns if c in _input_columns(task)], chunk_rows)
         snapshot.take(frame)
     chunks = _chunks(settings, task, rows, chunk_rows, snapshot.finish())
-    plan = Plan(rows, chunk_rows, chunks)
+    plan = Plan(rows, chunk_rows, task.num_generations, chunks)
     write_json(layout.plan, {"version": FORMAT_VERSION, **asdict(plan)})
     return plan
 
@@ -123,7 +123,8 @@ def read_plan(layout: Layout) -> Plan | None:
     known = read_json(layout.plan)
     if known is None or known.get("version") != FORMAT_VERSION:
         return None
-    return Plan(known["rows"], known["chunk_rows"], tuple(Chunk(**chunk) for chunk in known["chunks"]))
+    chunks = tuple(Chunk(**chunk) for chunk in known["chunks"])
+    return Plan(known["rows"], known["chunk_rows"], known["num_generations"], chunks)
 
 
 def _input_columns(task: ImageTask) -> dict[str, str]:

@@ -90,5 +90,5 @@ def counts_so_far(folder: str | Path) -> tuple[int, Counts]:
     if plan is None:
         return 0, Counts()
     manifests = [manifest for chunk in plan.chunks if (manifest := read_manifest(layout, chunk)) is not None]
-    total = plan.rows * len(run.settings.model) * run.settings.num_generations
+    total = plan.rows * len(run.settings.model) * plan.num_generations
     return total, Counts.of(manifests)

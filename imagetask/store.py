@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -68,6 +69,13 @@ class GenerationStore:
             logger.warning("the image of generation %s is gone from the store: it is made again", key)
             return None
         return record
+
+    def check(self) -> None:
+        """Writes something and removes it. Raises `StorageError`, before an image is paid for that cannot be kept."""
+        probe = f"probe-{os.getpid()}"
+        with _refusals("write to the store"):
+            obstore.put(self._store, probe, b"imagetask")
+            obstore.delete(self._store, probe)
 
     def put(self, key: str, record: Mapping[str, Any], image: Image | None) -> Image | None:
         """Makes a generation durable: the image first, its record second. Gives the image as a handle.

@@ -25,6 +25,10 @@ T = TypeVar("T")
 
 RETRY_DELAY = 0.5
 """First pause before a further attempt; doubles with each, with jitter (seconds)."""
+_ADVICE: Mapping[str, str] = {
+    "task": "mend the task, and run the same command again",
+    "invalid_input": "look at the prompts and the parameters, and run the same command again",
+}
 _SHORTEST_WAIT = 0.25
 _LONGEST_PAUSE = 60.0
 
@@ -135,7 +139,7 @@ class Calls:
         first = self._first_failures[channel]
         first.append(kind)
         if kind is not None and TREATMENTS[kind].stops_at_start and first == [kind] * FIRST_ROWS:
-            raise self.stop(kind, f"the first {FIRST_ROWS} rows all failed alike: {message}")
+            raise self.stop(kind, f"the first {FIRST_ROWS} rows all failed alike: {message}; {_ADVICE[kind]}")
 
     async def _remembered(self, ask: Ask) -> Generation | None:
         if self.store is None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from imagetask.errors import ErrorKind, GenerationError, StopReason
+from imagetask.errors import ErrorKind, GenerationError, StopReason, StorageError
 from imagetask.models.base import (
     AsyncImageGenerationModel,
     Generation,
@@ -70,11 +70,15 @@ class ManagedModel:
         if self._loaded:
             return
         try:
+            if self.store is not None:
+                self.store.check()
             self.model.load()
             if isinstance(self.model, AsyncImageGenerationModel):
                 self._thread.run(self.model.aload())
         except GenerationError as error:
             raise self._calls.stop(error.kind, error.message) from error
+        except StorageError as error:
+            raise self._calls.stop("storage", str(error)) from error
         self._loaded = True
 
     def unload(self) -> None:

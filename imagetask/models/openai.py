@@ -165,7 +165,9 @@ class OpenAIImageGeneration(AsyncImageGenerationModel):
             raise GenerationError("corrupt_image", str(error)) from error
         except ErrorInAnswer as error:
             text = response.content.decode("utf-8", "replace")
-            raise classify_response(200, response.headers, text, secrets=self._secrets, key_variable=_KEY_VARIABLE) from error
+            raise classify_response(
+                200, response.headers, text, secrets=self._secrets, key_variable=_KEY_VARIABLE
+            ) from error
 
     async def _download(self, link: Link) -> Image:
         """The image behind a link. No key is sent there, and the link, which may be signed, is in no message."""
