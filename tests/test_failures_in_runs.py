@@ -35,14 +35,18 @@ def managed_for(server: ModelServer, store: Path) -> ManagedModel:
     return ManagedModel(model, store=GenerationStore(store))
 
 
-def test_store_that_cannot_be_read_stops_the_run_before_anything_is_paid(
-    model_server: ModelServer, tmp_path: Path
+@pytest.mark.parametrize(("when", "what"), [("before", "write to"), ("after", "read from")])
+def test_store_that_does_not_work_stops_the_run_before_anything_is_paid(
+    model_server: ModelServer, tmp_path: Path, when: str, what: str
 ) -> None:
     managed = managed_for(model_server, tmp_path / "store")
+    if when == "after":
+        managed.load()
     shutil.rmtree(tmp_path / "store")
     (tmp_path / "store").write_text("a file in place of the folder")
-    with managed, pytest.raises(RunStopped, match="could not read from the store") as caught:
+    with pytest.raises(RunStopped, match=f"could not {what} the store") as caught, managed:
         managed.generate_outputs(PROMPTS)
+    managed.unload()
     assert caught.value.kind == "storage"
     assert model_server.calls == []
 

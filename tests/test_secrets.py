@@ -129,7 +129,7 @@ def test_an_openai_key_and_signed_urls_are_left_nowhere(
     assert "may not ask for trains" in told[2]
     assert "/results/000001.png" in ended.text, "the requests are in the log"
     assert "a row failed after" in ended.text
-    assert found("rows 0 to 3: 1 images", *prefect_folders), "the log is in the database"
+    assert found("rows 0 to 3: 2 images", *prefect_folders), "the log is in the database"
     for secret in (key, SIGNATURE):
         assert_nowhere(secret, ended, work, prefect_folders)
 
