@@ -62,3 +62,11 @@ def parti_prompts() -> Path:
     if not PROMPTS.is_file():
         pytest.skip(f"{PROMPTS.name} is not here")
     return PROMPTS
+
+
+@pytest.fixture
+def server_url(prefect_server: None) -> dict[str, str]:
+    """The environment in which a command uses the session's Prefect server."""
+    from prefect.settings import get_current_settings
+
+    return {"PREFECT_API_URL": str(get_current_settings().api.url)}

@@ -13,11 +13,9 @@ import imagetask_flows
 import pytest
 
 import imagetask
+from tests.command_line import DONE, environment
+from tests.command_line import imagetask as run_command
 from tests.model_server import ModelServer
-from tests.test_cli import DONE, environment, server_url
-from tests.test_cli import imagetask as run_command
-
-__all__ = ["server_url"]
 
 LIBRARY = Path(imagetask.__file__).parent
 FLOWS = Path(imagetask_flows.__file__).parent

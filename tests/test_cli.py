@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
 import shlex
-import subprocess
-import sysconfig
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
@@ -18,9 +13,9 @@ from PIL import Image as PILImage
 
 from imagetask import ImageDataset
 from imagetask.settings import RunSettings
+from tests.command_line import DONE, SOME_FAILED, STOPPED, WRONG_USAGE, Ended, imagetask
 from tests.model_server import ModelServer
 
-DONE, STOPPED, WRONG_USAGE, SOME_FAILED = 0, 1, 2, 3
 GOOD = "prompt,note\na red bicycle,1\na blue boat,2\n"
 TASKS = """
 from imagetask import ImageTask
@@ -37,42 +32,6 @@ class Unfinished(ImageTask):
     def outputs(self):
         return ["image", "model_name"]
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """A command that ended: its exit code, and all that it wrote to its terminal."""
-
-    code: int
-    text: str
-
-
-def environment(folder: Path, **more: str) -> dict[str, str]:
-    """The environment of a command that is run in `folder`: without keys, with a Prefect home of its own beside it."""
-    keys = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "HF_TOKEN", "PREFECT_API_URL", "IMAGETASK_STORE", "PYTHONPATH")
-    inherited = {name: value for name, value in os.environ.items() if name not in keys}
-    home = folder.with_name(f"{folder.name}-prefect")
-    return {**inherited, "PREFECT_HOME": str(home), "COLUMNS": "200", "HF_HUB_OFFLINE": "0", **more}
-
-
-def command(*words: str | Path) -> list[str]:
-    """The words of an `imagetask` command, as the shell would find it."""
-    return [str(Path(sysconfig.get_path("scripts")) / "imagetask"), *map(str, words)]
-
-
-def imagetask(*words: str | Path, cwd: Path, env: Mapping[str, str] | None = None, timeout: float = 180) -> Ended:
-    """Runs `imagetask WORDS` in `cwd` to its end. env: what is set beside `environment`."""
-    ended = subprocess.run(
-        command(*words),
-        cwd=cwd,
-        env=environment(cwd, **(env or {})),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=timeout,
-        check=False,
-    )
-    return Ended(ended.returncode, ended.stdout.decode())
 
 
 @pytest.fixture
@@ -92,14 +51,6 @@ def folder(tmp_path: Path) -> Path:
     (work / "my_tasks.py").write_text(TASKS)
     (work / "broken.py").write_text("1 / 0\n")
     return work
-
-
-@pytest.fixture
-def server_url(prefect_server: None) -> dict[str, str]:
-    """The environment in which a command uses the session's Prefect server."""
-    from prefect.settings import get_current_settings
-
-    return {"PREFECT_API_URL": str(get_current_settings().api.url)}
 
 
 def assert_one_clear_sentence(ended: Ended, code: int, *says: str) -> None:

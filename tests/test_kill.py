@@ -19,10 +19,8 @@ import pytest
 
 from imagetask import ImageDataset
 from imagetask.models.event_loop import IMAGE_THREADS
+from tests.command_line import DONE, STOPPED, command, environment, imagetask
 from tests.model_server import Call, RemoteModelServer, start_model_server
-from tests.test_cli import DONE, STOPPED, command, environment, imagetask, server_url
-
-__all__ = ["server_url"]
 
 ROWS = 300
 AT_ONCE = 24

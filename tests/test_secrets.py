@@ -16,11 +16,9 @@ from pydantic import SecretStr
 
 from imagetask import RunStopped
 from imagetask.blocks import OpenAIImageCredentials
+from tests.command_line import DONE, SOME_FAILED, STOPPED, Ended, imagetask
 from tests.conftest import Generate
 from tests.model_server import SIGNATURE, Fault, ModelServer
-from tests.test_cli import DONE, SOME_FAILED, STOPPED, Ended, imagetask, server_url
-
-__all__ = ["server_url"]
 
 LOGGERS = ("imagetask", "imagetask_flows", "openai", "huggingface_hub", "httpx2")
 
