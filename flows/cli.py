@@ -93,12 +93,12 @@ def status(folder: Annotated[Path, Parameter(help="Folder of the dataset.")], /)
     for kind, count in sorted(counts.failed.items()):
         console.print(f"failed: {count:,} {kind}", highlight=False, markup=False)
     if run.state != "finished":
-        console.print(f"go on:  {command_of(run.settings)}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"go on:  {command_of(run.settings, run.started_in)}", highlight=False, markup=False, soft_wrap=True)
     return DONE
 
 
-def command_of(settings: RunSettings) -> str:
-    """The command that goes on with a run."""
+def command_of(settings: RunSettings, started_in: str | None = None) -> str:
+    """The command that goes on with a run; where it was started in another folder than this, from there."""
     fields = settings.model_dump(mode="json", exclude_defaults=True, exclude={"source", "out", "rebuild"})
     sources = [settings.source] if isinstance(settings.source, str) else settings.source
     words = ["imagetask", "generate", *sources, "--out", str(settings.out)]
@@ -110,7 +110,9 @@ def command_of(settings: RunSettings) -> str:
             values = [str(item) for item in (value if isinstance(value, list) else [value])]
         option = f"--{name.replace('_', '-')}"
         words += [word for text in values for word in ([f"{option}={text}"] if text[:1] == "-" else [option, text])]
-    return shlex.join(words)
+    command = shlex.join(words)
+    elsewhere = started_in is not None and Path(started_in) != Path.cwd()
+    return f"cd {shlex.quote(str(started_in))} && {command}" if elsewhere else command
 
 
 def _json_or_text(value: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,22 +45,26 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The record of a run, kept in the dataset folder. Times are seconds since 1970."""
+    """The record of a run, kept in the dataset folder. Times are seconds since 1970.
+
+    started_in: the working folder, from which relative paths of the settings count.
+    """
 
     settings: RunSettings
     state: RunState
     started_at: float
+    started_in: str
     finished_at: float | None = None
     message: str | None = None
 
     @classmethod
     def start(cls, settings: RunSettings) -> Run:
         """A new run; its record is written."""
-        return cls(settings, "running", time.time())._written()
+        return cls(settings, "running", time.time(), str(Path.cwd()))._written()
 
     def end(self, state: RunState, message: str | None = None) -> Run:
         """The same run, ended; its record is written."""
-        return Run(self.settings, state, self.started_at, time.time(), message)._written()
+        return replace(self, state=state, finished_at=time.time(), message=message)._written()
 
     @classmethod
     def read(cls, folder: str | Path) -> Run:

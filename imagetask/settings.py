@@ -80,6 +80,11 @@ class RunSettings(BaseModel):
     def _absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
 
+    @field_validator("store")
+    @classmethod
+    def _absolute_store(cls, value: str | None) -> str | None:
+        return str(Path(value).expanduser().absolute()) if value and "://" not in value else value
+
     @classmethod
     def checked(cls, **fields: Any) -> RunSettings:
         """The settings, or a `UsageError` of one sentence that names the option."""
