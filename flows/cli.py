@@ -93,7 +93,9 @@ def status(folder: Annotated[Path, Parameter(help="Folder of the dataset.")], /)
     for kind, count in sorted(counts.failed.items()):
         console.print(f"failed: {count:,} {kind}", highlight=False, markup=False)
     if run.state != "finished":
-        console.print(f"go on:  {command_of(run.settings, run.started_in)}", highlight=False, markup=False, soft_wrap=True)
+        console.print(
+            f"go on:  {command_of(run.settings, run.started_in)}", highlight=False, markup=False, soft_wrap=True
+        )
     return DONE
 
 

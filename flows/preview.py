@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image as PILImage
 
-from imagetask.contact_sheet import contact_sheet
+from imagetask.drawing.contact_sheet import contact_sheet
 from imagetask.images import Image
 from imagetask.plan import make_plan, make_task, read_rows
 from imagetask.settings import RunSettings

@@ -14,10 +14,7 @@ ImageTaskError
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Literal
-
-if TYPE_CHECKING:
-    from imagetask.images import Image
+from typing import Any, Literal
 
 ErrorKind = Literal[
     "auth",
@@ -81,7 +78,7 @@ class GenerationError(ImageTaskError):
     message: one line for people; never holds a key, a token or a signed URL.
     retry_after: seconds that the backend asked to wait, or None.
     fatal: the sign says that no further call can work (a paused endpoint, a refused connection).
-    again: for kind "download": fetches the result that was already paid for once more.
+    again: for kind "download": fetches the image that was already paid for once more.
     info: what the backend said beside the failure, JSON-able.
     """
 
@@ -92,7 +89,7 @@ class GenerationError(ImageTaskError):
         *,
         retry_after: float | None = None,
         fatal: bool = False,
-        again: Callable[[], Awaitable[Image]] | None = None,
+        again: Callable[[], Awaitable[Any]] | None = None,
         info: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image as PILImage
 
-from imagetask.contact_sheet import FAILED, PAPER, contact_sheet
+from imagetask.drawing.contact_sheet import FAILED, PAPER, contact_sheet
 from imagetask.images import Image, encode_picture
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 128, 0), (0, 0, 255)

@@ -13,12 +13,12 @@ import sys
 import pytest
 from PIL import Image as PILImage
 
+from imagetask.drawing.lettering import font, printable, text_width
+from imagetask.drawing.scenery import SCENES, Scene, colour_of, colours_in, contrast, palette_for, rgb, sky
 from imagetask.errors import GenerationError
 from imagetask.images import Image, check_image
-from imagetask.lettering import font, printable, text_width
 from imagetask.models import ImageRequest, load_model
 from imagetask.models.placeholder import PlaceholderImageGeneration, _plate_and_ink
-from imagetask.scenery import SCENES, Scene, colour_of, colours_in, contrast, palette_for, rgb, sky
 
 PAGE = "A crimson fox beside a silver river paints the sky, again and again. " * 60
 

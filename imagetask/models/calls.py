@@ -17,6 +17,7 @@ from imagetask.models.base import AsyncImageGenerationModel, Generation, ImageGe
 from imagetask.models.batching import Batches
 from imagetask.models.event_loop import IMAGE_THREADS, EventLoopThread
 from imagetask.models.pacing import Pace
+from imagetask.models.records import from_record, to_record
 from imagetask.models.treatments import DOWNLOADS, FIRST_ROWS, LONGEST_WAIT, TREATMENTS
 from imagetask.store import GenerationStore
 
@@ -148,7 +149,7 @@ class Calls:
         if record is None:
             return None
         self.note_start("call", None, None)
-        return _from_record(record, self.store, ask)
+        return from_record(record, self.store)
 
     async def _made(self, ask: Ask) -> Generation:
         history = _History(seed=ask.seed)
@@ -212,11 +213,13 @@ class Calls:
             assert error.again is not None
             await self._sleep(RETRY_DELAY * 2**number)
             try:
-                return await error.again()
+                image: Image = await error.again()
             except GenerationError as next_error:
                 if next_error.again is None:
                     raise
                 error = next_error
+            else:
+                return image
         raise error
 
     def _keep(self, image: Image, ask: Ask, history: _History) -> Generation:
@@ -230,7 +233,7 @@ class Calls:
         generation = self._generation(ask, history, image=image)
         if self.store is None:
             return generation
-        return replace(generation, image=self.store.put(ask.key, _to_record(generation), image))
+        return replace(generation, image=self.store.put(ask.key, to_record(generation), image))
 
     def _give_back(self, ticket: int, error: GenerationError, history: _History) -> None:
         self._any_answer = self._any_answer or not error.info.get("refused_connection", False)
@@ -283,7 +286,7 @@ class Calls:
         generation = self._generation(ask, history, error=error)
         logger.warning("a row failed after %d attempts: %s", history.attempts, error)
         if self.store is not None and not TREATMENTS[error.kind].asked_again:
-            await self._off_loop(self.store.put, ask.key, _to_record(generation), None)
+            await self._off_loop(self.store.put, ask.key, to_record(generation), None)
         return generation
 
     def _generation(
@@ -323,28 +326,3 @@ def _wait_of(error: GenerationError, waits: int) -> float:
     """What a rejected call waits: as long as it was told, else longer each time; never nothing, and with jitter."""
     told = error.retry_after if error.retry_after is not None else min(2.0 ** (waits - 1), _LONGEST_PAUSE)
     return max(told, _SHORTEST_WAIT) * random.uniform(1.0, 1.25)
-
-
-_RECORDED = ("model_name", "prompt", "seed", "generation", "error_kind", "error_message", "attempts", "latency")
-
-
-def _to_record(generation: Generation) -> dict[str, Any]:
-    record = {name: getattr(generation, name) for name in _RECORDED}
-    return record | {
-        "parameters": dict(generation.parameters),
-        "maybe_billed": generation.maybe_billed,
-        "info": dict(generation.info),
-    }
-
-
-def _from_record(record: Mapping[str, Any], store: GenerationStore, ask: Ask) -> Generation:
-    image = record.get("image")
-    return Generation(
-        **{name: record.get(name) for name in _RECORDED},  # type: ignore[arg-type]
-        parameters=record.get("parameters", {}),
-        key=ask.key,
-        image=store.image(image) if image else None,
-        reused=True,
-        maybe_billed=bool(record.get("maybe_billed")),
-        info=record.get("info", {}),
-    )

@@ -14,11 +14,23 @@ from PIL import Image as PILImage
 from PIL import ImageDraw
 from pydantic import Field
 
+from imagetask.drawing.lettering import CAP_HEIGHT, LEADING, TextBlock, draw_line, ellipsize, fit, printable, text_width
+from imagetask.drawing.scenery import (
+    INK,
+    SCENES,
+    WHITE,
+    Colour,
+    Palette,
+    Scene,
+    contrast,
+    luminance,
+    mix,
+    palette_for,
+    sky,
+)
 from imagetask.errors import GenerationError
 from imagetask.images import Image
-from imagetask.lettering import CAP_HEIGHT, LEADING, TextBlock, draw_line, ellipsize, fit, printable, text_width
 from imagetask.models.base import ImageGenerationModel, ImageRequest
-from imagetask.scenery import INK, SCENES, WHITE, Colour, Palette, Scene, contrast, luminance, mix, palette_for, sky
 
 MIN_SIDE, MAX_SIDE, DEFAULT_SIDE = 16, 4096, 512
 """Sides of a placeholder, px."""

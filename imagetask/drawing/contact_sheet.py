@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from PIL import Image as PILImage
 from PIL import ImageDraw
 
+from imagetask.drawing.lettering import draw_line, ellipsize, fit, printable, wrap
 from imagetask.images import Image
-from imagetask.lettering import draw_line, ellipsize, fit, printable, wrap
 
 PAPER = (250, 249, 246)
 INK = (34, 34, 42)

@@ -1,0 +1,1 @@
+"""Pictures that imagetask draws itself: lettering and scenery of placeholders, contact sheets."""
