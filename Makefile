@@ -6,28 +6,37 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
+SOURCES := $(shell find imagetask flows -name '*.py')
+
 .PHONY: demo test lint types bench clean
 
 $(VENV)/.made: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "imagetask needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Name another with: make PYTHON=python3.12 …")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all]' mypy pytest ruff hypothesis
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt '.[all,dev]'
 	touch $@
 
-demo: $(VENV)/.made
+# Not editable: an editable install is shadowed by a folder named imagetask, such as this clone seen from beside it.
+$(VENV)/.installed: $(VENV)/.made $(SOURCES)
+	rm -rf build
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall .
+	rm -rf build
+	touch $@
+
+demo: $(VENV)/.installed
 	$(BIN)/imagetask generate examples/prompts.csv --out out/demo --model placeholder
 
-test: $(VENV)/.made
+test: $(VENV)/.installed
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.made
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/.made
+types: $(VENV)/.installed
 	$(BIN)/mypy
 
-bench: $(VENV)/.made
+bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/throughput.py
 
 clean:

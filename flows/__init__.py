@@ -19,7 +19,9 @@ os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
 
 
 def generate(
-    source: str | Sequence[str] | Sequence[Mapping[str, Any]] | pl.DataFrame | pl.LazyFrame, out: str, **options: Any
+    source: str | Path | Sequence[str] | Sequence[Mapping[str, Any]] | pl.DataFrame | pl.LazyFrame,
+    out: str | Path,
+    **options: Any,
 ) -> ImageDataset:
     """Runs the flow `generate_images` in this process and opens the dataset it made.
 
@@ -33,12 +35,13 @@ def generate(
 
     from .generate_images import generate_images
 
-    files = isinstance(source, str) or (isinstance(source, list) and all(isinstance(item, str) for item in source))
-    if not files:
+    if isinstance(source, str | Path):
+        source = str(source)
+    elif not (isinstance(source, list) and all(isinstance(item, str) for item in source)):
         layout = Layout(Path(out).absolute())
         frame = scan_source(source)
         layout.make()
         source = str(layout.state / "source.parquet")
         frame.sink_parquet(source)
-    generate_images(source, out, **options)
+    generate_images(source, str(out), **options)
     return ImageDataset(out)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from imagetask.models import model_class, split_model
+from imagetask.errors import GenerationError, RunStopped
+from imagetask.models import AsyncImageGenerationModel, ImageGenerationModel, model_class, split_model
 from imagetask.plan import open_source
 from imagetask.settings import RunSettings
 
@@ -10,10 +11,22 @@ from .models_in_use import make_model
 
 
 def check_before_start(settings: RunSettings) -> None:
-    """Raises `UsageError` for a source, a task, a model or a folder that cannot work."""
-    for model in settings.model:
-        model_class(split_model(model)[0])
-        if settings.credentials is None:  # else the block has its say
-            make_model(settings, model)
+    """Raises `UsageError` for a source, task, model or folder that cannot work, `RunStopped` for a missing key."""
     settings.layout.check()
     open_source(settings)
+    for model in settings.model:
+        if settings.credentials is None:
+            _check_key(make_model(settings, model))
+        else:  # the block, which is on the server, has its say later
+            model_class(split_model(model)[0])
+
+
+def _check_key(model: ImageGenerationModel) -> None:
+    """Loads a hosted model, which looks for the key; a local one would load weights."""
+    if not isinstance(model, AsyncImageGenerationModel):
+        return
+    try:
+        model.load()
+    except GenerationError as error:
+        raise RunStopped(error.kind, error.message) from error
+    model.unload()

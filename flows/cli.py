@@ -54,8 +54,6 @@ def generate(*source: Sources, out: Out, options: Annotated[Options, Parameter(n
     from .progress_bar import print_summary
 
     print_summary(console, out, counts, time.monotonic() - started)
-    if counts["failed"]:
-        console.print("The reasons are in the columns error_kind and error_message of the failed rows.")
     return SOME_FAILED if counts["failed"] else DONE
 
 
@@ -132,6 +130,7 @@ def _json_or_text(value: Any) -> str:
 def _run_flow(parameters: dict[str, Any]) -> dict[str, Any]:
     """Runs the flow with a progress bar; Prefect's logs go to its server, not to the terminal."""
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
     from .embedded_server import start_server
 
     wait_for_server = start_server(lambda text: console.print(text, highlight=False))
@@ -149,7 +148,8 @@ def _told(error: Exception | KeyboardInterrupt) -> int:
     if isinstance(error, KeyboardInterrupt):
         console.print("Interrupted. What came in is kept; the same command goes on from there.")
         return STOPPED
-    console.print(f"[red]Error:[/red] {escape(str(error))}", highlight=False, soft_wrap=True)
+    told = f"{error.message} ({error.kind})" if isinstance(error, RunStopped) else str(error)
+    console.print(f"[red]Error:[/red] {escape(told)}", highlight=False, soft_wrap=True)
     if isinstance(error, RunStopped):
         console.print("What came in is kept; the same command goes on from there.")
     return WRONG_USAGE if isinstance(error, UsageError) else STOPPED

@@ -42,6 +42,8 @@ def start_server(say: Callable[[str], None]) -> Callable[[], None]:
     url = get_current_settings().api.url
     if url:
         say(f"Using the Prefect server at {url} …")
+        if not _answers(url):
+            raise ImageTaskError(f"the Prefect server at {url} does not answer: start it, or unset PREFECT_API_URL")
         return lambda: None
     say("Starting Prefect's embedded server, about 10 s …")
     with socket.socket() as free:
@@ -67,15 +69,22 @@ def _process(port: int) -> subprocess.Popen[bytes]:
 
 def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
     until = time.monotonic() + _START_SECONDS
-    while time.monotonic() < until:
-        try:
-            with urllib.request.urlopen(f"{url}/health", timeout=5):
-                return
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            if process.poll() is not None:
-                break
-            time.sleep(0.1)
+    while time.monotonic() < until and process.poll() is None:
+        if _answers(url):
+            return
+        time.sleep(0.1)
     raise ImageTaskError(
         "Prefect's embedded server did not start; start one with `prefect server start`, which tells why, "
         "and name it with PREFECT_API_URL"
     )
+
+
+def _answers(url: str) -> bool:
+    """Whether there is a server, whatever it says: Prefect Cloud wants a key first."""
+    try:
+        urllib.request.urlopen(f"{url}/health", timeout=10).close()
+    except urllib.error.HTTPError:
+        return True
+    except (urllib.error.URLError, OSError, ValueError):
+        return False
+    return True

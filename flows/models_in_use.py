@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 from imagetask.errors import StopReason
-from imagetask.models import load_model, split_model
+from imagetask.models import load_model, model_class, split_model
 from imagetask.models.base import ImageGenerationModel
 from imagetask.models.calls import Tally
 from imagetask.models.managed import ManagedModel
@@ -14,6 +14,8 @@ from imagetask.store import GenerationStore
 
 _lock = threading.Lock()
 _models: dict[tuple[str, str], ManagedModel] = {}
+_closed: dict[str, list[Tally]] = {}
+"""What became of the generations of the run that was closed last."""
 
 
 def open_model(settings: RunSettings, model: str, run: str) -> ManagedModel:
@@ -39,17 +41,23 @@ def managed_model(settings: RunSettings, model: str) -> ManagedModel:
 
 
 def make_model(settings: RunSettings, model: str) -> ImageGenerationModel:
-    """The backend's model, with the credentials of the block that the settings name."""
+    """The backend's model, with the credentials of the block that the settings name.
+
+    Where a run has several models, what is said for all of them goes to those that take it.
+    """
+    backend, model_id = split_model(model)
+    takes, several = model_class(backend).model_fields, len(settings.model) > 1
     options = {
         "base_url": settings.base_url,
         "timeout": settings.timeout,
         "generation_kwargs": settings.generation_kwargs() or None,
     }
-    if settings.credentials is None:
+    if several:
+        options = {name: value for name, value in options.items() if name in takes}
+    if settings.credentials is None or (several and "api_key" not in takes):
         return load_model(model, **options)
     from imagetask.blocks import load_block
 
-    backend, model_id = split_model(model)
     return load_block(backend, settings.credentials).get_model(model_id, **options)
 
 
@@ -64,10 +72,12 @@ def close_models(run: str) -> None:
     """Closes the run's models in this process."""
     with _lock:
         closing = [_models.pop(key) for key in list(_models) if key[0] == run]
+        _closed.clear()
+        _closed[run] = [managed.tally for managed in closing]
     for managed in closing:
         managed.unload()
 
 
 def tallies(run: str) -> list[Tally]:
     """What became of the run's generations in this process, one tally for each model."""
-    return [managed.tally for (owner, _), managed in list(_models.items()) if owner == run]
+    return _closed.get(run) or [managed.tally for (owner, _), managed in list(_models.items()) if owner == run]

@@ -60,17 +60,17 @@ class Options:
             raise UsageError("no SOURCE was given: name a CSV, TSV, JSON lines or Parquet file, or a glob")
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         given = {name: value for name, value in values.items() if value is not None}
-        given["param"] = {key: _json_or_text(value) for key, value in _pairs("param", self.param)}
-        given["rename"] = dict(_pairs("rename", self.rename))
+        given["param"] = {key: _json_or_text(value) for key, value in _pairs("param", "KEY=VALUE", self.param)}
+        given["rename"] = dict(_pairs("rename", "OLD=NEW", self.rename))
         return {"source": source[0] if len(source) == 1 else list(source), "out": str(out), **given}
 
 
-def _pairs(option: str, texts: list[str] | None) -> Iterator[tuple[str, str]]:
-    """Each `KEY=VALUE` as its two halves."""
+def _pairs(option: str, form: str, texts: list[str] | None) -> Iterator[tuple[str, str]]:
+    """Each `KEY=VALUE` as its two halves. form: what messages call it."""
     for text in texts or ():
         key, equals, value = text.partition("=")
         if not (key and equals):
-            raise UsageError(f"--{option} {text}: expected KEY=VALUE")
+            raise UsageError(f"--{option} {text}: expected {form}")
         yield key, value
 
 

@@ -9,10 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+from imagetask.dataset import ImageDataset
 
 from . import monitoring
 
@@ -86,11 +89,14 @@ def print_summary(console: Console, out: Path, counts: Mapping[str, Any], second
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_row("rows", f"{counts['rows']:,}")
     table.add_row("images", f"{counts['done']:,}" + (f" ({counts['reused']:,} reused)" if counts["reused"] else ""))
+    reasons = _reasons(out) if counts["failed"] else {}
     for kind, count in sorted(counts["failed"].items()):
-        table.add_row("failed", f"{count:,} {kind}")
+        table.add_row("failed", escape(f"{count:,} {kind}, as in: {reasons.get(kind)}"))
     if seconds is not None:
         table.add_row("time", f"{seconds:.1f} s")
     console.print(table)
+    if counts["failed"]:
+        console.print(f"Failed rows: [bold]imagetask.ImageDataset({escape(repr(str(out)))}).failures()[/bold]")
     shown_path = escape(repr(str(out)))
     console.print(
         f"Open it: [bold]imagetask.ImageDataset({shown_path})[/bold]"
@@ -98,3 +104,11 @@ def print_summary(console: Console, out: Path, counts: Mapping[str, Any], second
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _reasons(out: Path) -> dict[str, str]:
+    """Kind of failure → the message of the first row that failed so."""
+    rows = ImageDataset(out).failures().select("error_kind", "error_message")
+    lists = [name for name, dtype in rows.schema.items() if isinstance(dtype, pl.List)]
+    rows = (rows.explode(lists) if lists else rows).drop_nulls("error_kind").unique("error_kind", keep="first")
+    return dict(rows.iter_rows())

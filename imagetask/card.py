@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
 
-_TYPES = {
-    "string": "string",
-    "large_string": "string",
-    "bool": "bool",
-    "double": "float64",
-    "float": "float32",
-    "binary": "binary",
-    "large_binary": "binary",
-}
+from imagetask.columns import hub_features, image_columns
 
 _MEANINGS = {
     "row_id": "stays the same when rows are put in or their notes change",
@@ -34,14 +26,16 @@ _MEANINGS = {
 }
 
 
-def card_text(
-    title: str, schema: pa.Schema, images: Sequence[str], counts: Mapping[str, Any], settings: Mapping[str, Any]
-) -> str:
-    """The card of a dataset. counts: rows, images, failed (by kind), bytes. settings: what was asked, no secret."""
+def card_text(title: str, schema: pa.Schema, counts: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+    """The card of a dataset whose shards have the `hub_schema` given.
+
+    counts: rows, images, failed (by kind), bytes. settings: what was asked, no secret.
+    """
+    images = image_columns(schema)
     front = {
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
         "dataset_info": {
-            "features": [_feature(field, field.name in images) for field in schema],
+            "features": _fields(hub_features(schema)),
             "splits": [{"name": "train", "num_bytes": counts["bytes"], "num_examples": counts["rows"]}],
         },
         "tags": ["imagetask", "synthetic"],
@@ -85,24 +79,23 @@ def _by_kind(failed: Mapping[str, int]) -> str:
     return ", ".join(f"{kind} {count:,}" for kind, count in sorted(failed.items()))
 
 
-def _feature(field: pa.Field, is_image: bool) -> dict[str, Any]:
-    if is_image and _is_list(field.type):
-        return {"name": field.name, "list": "image"}
-    return {"name": field.name, **({"dtype": "image"} if is_image else _dtype(field.type))}
+def _fields(features: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{"name": name, **_described(feature)} for name, feature in features.items()]
 
 
-def _dtype(kind: pa.DataType) -> dict[str, Any]:
-    """The type as a dataset card writes it: `dtype`, `list` or `struct`."""
-    if _is_list(kind):
-        inner = _dtype(kind.value_type)
-        return {"list": inner.get("dtype", inner.get("struct", inner))}
-    if pa.types.is_struct(kind):
-        return {"struct": [{"name": kind.field(i).name, **_dtype(kind.field(i).type)} for i in range(kind.num_fields)]}
-    return {"dtype": _TYPES.get(str(kind), str(kind))}
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
+def _described(feature: Mapping[str, Any]) -> dict[str, Any]:
+    """A feature as a dataset card writes it: `dtype`, `list` or `struct`."""
+    match feature.get("_type"):
+        case "List":
+            inner = _described(feature["feature"])
+            short = next(iter(inner.values())) if inner.keys() in ({"dtype"}, {"struct"}) else inner
+            length = {"length": feature["length"]} if "length" in feature else {}
+            return {"list": short, **length}
+        case "Value":
+            return {"dtype": feature["dtype"]}
+        case "Image":
+            return {"dtype": "image"}
+    return {"struct": _fields(feature)}
 
 
 def _yaml(value: Mapping[str, Any]) -> str:

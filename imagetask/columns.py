@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from array import array
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from typing import Any, NoReturn, Protocol, TypeVar, cast, runtime_checkable
@@ -63,8 +63,19 @@ def transform_columns_to_image(
         raise UsageError(f"image columns are made in a Polars DataFrame or a dataset, not a {kind}: collect it first")
     names = [columns] if isinstance(columns, str) else list(columns)
     _check_names(frame_or_dataset, names)
-    frame = frame_or_dataset.with_columns(_to_images(frame_or_dataset[name], store) for name in names)
+    frame = frame_or_dataset.with_columns(column_to_images(frame_or_dataset[name], store=store) for name in names)
     return cast(T, frame)
+
+
+def column_to_images(column: pl.Series, *, store: GenerationStore | None = None, first_row: int = 0) -> pl.Series:
+    """One column as pictures, as `transform_columns_to_image` does it; first_row: number of its first, for messages."""
+    if column.dtype in (IMAGE, pl.List(IMAGE)):
+        return column
+    if isinstance(column.dtype, pl.Array):
+        column = column.arr.to_list()
+    if isinstance(column.dtype, pl.List):
+        return _lists_to_images(column, store, first_row)
+    return _cells_to_images(column, store, lambda cell: f"row {first_row + cell}")
 
 
 def image_struct(data: Sequence[bytes | None], paths: Sequence[str | None]) -> pa.StructArray:
@@ -103,8 +114,28 @@ def hub_schema(schema: pa.Schema, image_columns: Collection[str]) -> pa.Schema:
     return pa.schema(fields, metadata)
 
 
+def hub_features(schema: pa.Schema) -> dict[str, Any]:
+    """Column → its feature of `datasets`, as JSON, of a file under its `hub_schema`; empty for another file."""
+    told = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    features: dict[str, Any] = told.get("info", {}).get("features", {})
+    return features
+
+
+def image_columns(schema: pa.Schema) -> list[str]:
+    """The columns of a file that hold pictures, or lists of them."""
+    return [name for name, feature in hub_features(schema).items() if _holds_images(feature)]
+
+
+def _holds_images(feature: Mapping[str, Any]) -> bool:
+    if feature.get("_type") == "List":
+        return _holds_images(feature["feature"])
+    return bool(feature.get("_type") == "Image")
+
+
 def frame_to_hub_table(frame: pl.DataFrame, image_columns: Collection[str]) -> pa.Table:
     """The frame as an Arrow table under its `hub_schema`; `image_columns` hold image structs, or lists of them."""
+    wide = [name for name, dtype in frame.schema.items() if dtype in (pl.Int128, pl.UInt128)]
+    frame = frame.with_columns(pl.col(wide).cast(pl.String))  # Arrow has no integers of 128 bits
     schema = hub_schema(frame.head(0).to_arrow().schema, image_columns)
     return pa.concat_tables([piece.to_arrow().cast(schema) for piece in _slices(frame)])
 
@@ -124,17 +155,7 @@ def _check_names(frame: pl.DataFrame, names: Sequence[str]) -> None:
         raise UsageError(f"the frame has no column {', '.join(map(repr, missing))}; it has {', '.join(frame.columns)}")
 
 
-def _to_images(column: pl.Series, store: GenerationStore | None) -> pl.Series:
-    if column.dtype in (IMAGE, pl.List(IMAGE)):
-        return column
-    if isinstance(column.dtype, pl.Array):
-        column = column.arr.to_list()
-    if isinstance(column.dtype, pl.List):
-        return _lists_to_images(column, store)
-    return _cells_to_images(column, store, lambda cell: f"row {cell}")
-
-
-def _lists_to_images(column: pl.Series, store: GenerationStore | None) -> pl.Series:
+def _lists_to_images(column: pl.Series, store: GenerationStore | None, first_row: int) -> pl.Series:
     """Transforms the items of all lists at once, and puts them into lists of the same lengths again."""
     lengths = column.list.len()
     rows = pl.int_range(column.len(), eager=True).repeat_by(lengths.fill_null(0))
@@ -142,7 +163,7 @@ def _lists_to_images(column: pl.Series, store: GenerationStore | None) -> pl.Ser
 
     def place(cell: int) -> str:
         row = rows[cell]
-        return f"row {row}, item {cell - rows.search_sorted(row, 'left')}"
+        return f"row {first_row + row}, item {cell - rows.search_sorted(row, 'left')}"
 
     items = column.explode(empty_as_null=False, keep_nulls=False)
     images = items if items.dtype == IMAGE else _cells_to_images(items, store, place)

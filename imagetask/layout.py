@@ -107,6 +107,6 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """What a file holds, or None where it is not there or is no JSON."""
     try:
         value = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     return value if isinstance(value, dict) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,9 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from imagetask.errors import UsageError
 from imagetask.layout import Layout
-from imagetask.models import split_model
+from imagetask.models import BACKENDS, split_model
 from imagetask.models.managed import MAX_CONCURRENCY
+from imagetask.store import check_store_url
 
+_SECRET_NAMES = re.compile(r"(?:^|[-_])(?:api[-_]?key|token|secret|password|authorization)$", re.IGNORECASE)
 DEFAULT_TASK = "imagetask.tasks:ImageGeneration"
 
 
@@ -25,7 +28,10 @@ class RunSettings(BaseModel):
     source: str | list[str] = Field(description="CSV, TSV, JSON lines or Parquet: a file, a glob, or a list of files.")
     out: Path = Field(description="Folder of the dataset; a folder of an earlier run is gone on with.")
     model: list[str] = Field(
-        default=["placeholder"], min_length=1, description="BACKEND:MODEL_ID; of several, each row is asked of each."
+        default=["placeholder"],
+        min_length=1,
+        description="BACKEND:MODEL_ID, or BACKEND alone; of several, each row is asked of each. Default: placeholder. "
+        f"Backends: {', '.join(BACKENDS)}.",
     )
     base_url: str | None = Field(default=None, description="URL of the server, where it is not the backend's own.")
     credentials: str | None = Field(default=None, description="Name of a saved block of the backend.")
@@ -83,7 +89,26 @@ class RunSettings(BaseModel):
     @field_validator("store")
     @classmethod
     def _absolute_store(cls, value: str | None) -> str | None:
-        return str(Path(value).expanduser().absolute()) if value and "://" not in value else value
+        if value is None or "://" in value:
+            check_store_url(value or "")
+            return value
+        return str(Path(value).expanduser().absolute())
+
+    @field_validator("source")
+    @classmethod
+    def _no_urls(cls, value: str | list[str]) -> str | list[str]:
+        for item in [value] if isinstance(value, str) else value:
+            if "://" in item:
+                raise ValueError(f"{item.split('?')[0]!r} is a URL: download it first, and give the file")
+        return value
+
+    @field_validator("param")
+    @classmethod
+    def _no_secret_parameters(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if _SECRET_NAMES.search(name):
+                raise ValueError(f"{name!r} is a secret: keep it in a block, and give its name as credentials")
+        return value
 
     @classmethod
     def checked(cls, **fields: Any) -> RunSettings:
@@ -93,7 +118,7 @@ class RunSettings(BaseModel):
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             option = str(first["loc"][0]).replace("_", "-") if first["loc"] else "settings"
-            message = first["msg"].removeprefix("Value error, ")
+            message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
             raise UsageError(f"--{option}: {message}") from None
 
     @property

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,20 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from imagetask.columns import frame_to_hub_table, hub_schema, image_struct
-from imagetask.errors import StorageError, TaskError
+from imagetask.columns import column_to_images, frame_to_hub_table, hub_schema, image_columns, image_struct
+from imagetask.errors import DatasetError, StorageError, TaskError, UsageError
 from imagetask.layout import FORMAT_VERSION, Layout, read_json, write_json
 from imagetask.store import GenerationStore
 
 SHARD_BYTES = 500_000_000
-_READERS = 8
+_READERS = 4
+_PIECE_ROWS = 4
+"""Pictures are copied into Arrow's memory piece by piece, so that a row group is never held twice."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """A row group to be: rows of one part. content: digest of the part."""
+    """A row group to be: rows of one part. content: digest of the part; start: in the part."""
 
     part: Path
     content: str
@@ -33,31 +36,137 @@ class _Group:
     num_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """The columns of all shards. images: hold store paths in the parts; transformed: text or bytes of pictures."""
+
+    schema: pl.Schema
+    images: Sequence[str]
+    transformed: Sequence[str]
+
+
 def write_shards(
     layout: Layout, manifests: Sequence[Mapping[str, Any]], store: GenerationStore
 ) -> list[dict[str, Any]]:
     """Writes the parts, in order, as shards of about 500 MB; shards whose parts have not changed stay as they are.
 
-    Gives an entry for each shard: file, digest, rows, bytes. In memory is one row group at a time.
+    Columns that were transformed in the dataset before become pictures again. Gives an entry for each shard: file,
+    digest, rows, bytes. In memory is one row group at a time. Shards change together, after the last is written:
+    an error leaves the dataset as it was. Raises `ImageError`, `StorageError`, `TaskError`.
     """
     images = sorted({name for manifest in manifests for name in manifest["images"]})
     schema = _common_schema([layout.parts / f"{m['digest']}.parquet" for m in manifests])
-    known = {entry["file"]: entry for entry in (read_json(layout.shards) or {}).get("shards", [])}
-    entries = []
-    for number, groups in enumerate(_assigned(_groups(layout, manifests))):
-        path = layout.data / f"train-{number:05d}.parquet"
-        digest = _digest(groups, schema)
-        entry = known.get(path.name)
-        if entry is None or entry["digest"] != digest or not _is_whole(path, entry):
-            _write_shard(layout, path, groups, schema, images, store)
-            rows = sum(group.rows for group in groups)
-            entry = {"file": path.name, "digest": digest, "rows": rows, "bytes": path.stat().st_size}
-        entries.append(entry)
-    for path in layout.data.glob("*.parquet"):
-        if path.name not in {entry["file"] for entry in entries}:
-            path.unlink()
-    write_json(layout.shards, {"version": FORMAT_VERSION, "images": images, "shards": entries})
+    record = read_json(layout.shards) or {}
+    transformed = [name for name in record.get("transformed", []) if name in schema and name not in images]
+    columns = _Columns(schema, images, transformed)
+    known = {entry["file"]: entry for entry in record.get("shards", [])}
+    entries, written, first_row = [], [], 0
+    with _Temporaries(layout) as temporaries, ThreadPoolExecutor(_READERS) as readers:
+        for number, groups in enumerate(_assigned(_groups(layout, manifests))):
+            name = f"train-{number:05d}.parquet"
+            rows, digest = sum(group.rows for group in groups), _digest(groups, schema)
+            entry = known.get(name)
+            if entry is None or entry["digest"] != digest or not _is_whole(layout.data / name, entry):
+                num_bytes = temporaries.write(name, _filled_groups(groups, columns, store, readers, first_row))
+                entry = {"file": name, "digest": digest, "rows": rows, "bytes": num_bytes}
+            entries.append(entry)
+            first_row += rows
+        temporaries.put_in_place({"images": images, "transformed": transformed, "shards": entries})
     return entries
+
+
+def transform_shards(layout: Layout, names: Sequence[str]) -> None:
+    """Makes pictures of further columns of all shards, one row group in memory at a time; the next run keeps them so.
+
+    An error leaves the dataset as it was. Raises `DatasetError` where the folder has no record of its shards,
+    `UsageError` for a missing column, `ImageError`, naming column and row, for a cell that is no image.
+    """
+    record = read_json(layout.shards)
+    files = shard_files(layout)
+    if record is None:
+        raise DatasetError(f"{layout.root} does not tell of its shards: transform a frame of it instead")
+    schema = pq.read_schema(files[0])
+    if missing := [name for name in names if name not in schema.names]:
+        raise UsageError(f"{layout.root} has no column {missing[0]!r}; it has {', '.join(schema.names)}")
+    new = [name for name in dict.fromkeys(names) if name not in image_columns(schema)]
+    if not new:
+        return
+    first_row = 0
+    entries = []
+    with _Temporaries(layout) as temporaries:
+        for file, entry in zip(files, record["shards"], strict=True):
+            num_bytes = temporaries.write(file.name, _transformed_groups(file, new, first_row))
+            entries.append({**entry, "bytes": num_bytes})
+            first_row += entry["rows"]
+        temporaries.put_in_place({**record, "transformed": [*record["transformed"], *new], "shards": entries})
+
+
+def shard_files(layout: Layout) -> list[Path]:
+    """The shards of a dataset, in order: those that its record names, or all where it has none.
+
+    Raises `DatasetError` where there are none, or one is missing.
+    """
+    record = read_json(layout.shards)
+    if record is None:
+        files = sorted(layout.data.glob("*.parquet"))
+    else:
+        files = [layout.data / entry["file"] for entry in record["shards"]]
+    if not files:
+        raise DatasetError(f"{layout.root} holds no finished dataset: expected {layout.data.name}/*.parquet")
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise DatasetError(f"{layout.root} lacks {layout.data.name}/{missing[0]}: run the same command again")
+    return files
+
+
+class _Temporaries:
+    """Shards written beside the dataset, which take their places together, or not at all."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._written: dict[str, Path] = {}
+
+    def __enter__(self) -> _Temporaries:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for path in self._written.values():
+            path.unlink(missing_ok=True)
+
+    def write(self, name: str, tables: Iterable[pa.Table]) -> int:
+        """Writes a shard, a row group for each table; gives its bytes. Raises `StorageError`."""
+        path = self._written[name] = self._layout.state / f".{name}"
+        writer: pq.ParquetWriter | None = None
+        try:
+            for table in tables:
+                writer = writer or _writer(path, table.schema)
+                writer.write_table(table, row_group_size=max(1, table.num_rows))
+                del table
+                pa.default_memory_pool().release_unused()
+            assert writer is not None
+            writer.close()
+            return path.stat().st_size
+        except OSError as error:
+            raise StorageError(f"could not write {path}: {error.strerror or error}") from error
+
+    def put_in_place(self, record: Mapping[str, Any]) -> None:
+        """Moves the shards into the dataset, removes those of ours that the record no longer names, and keeps it.
+
+        A process killed meanwhile leaves a record in which the moved shards have no digest: the next run makes them.
+        """
+        layout, current = self._layout, {entry["file"] for entry in record["shards"]}
+        old = (read_json(layout.shards) or {}).get("shards", [])
+        gone = [entry for entry in old if entry["file"] not in current]
+        moving = [{**entry, "digest": ""} if entry["file"] in self._written else entry for entry in record["shards"]]
+        record = {"version": FORMAT_VERSION, **record}
+        write_json(layout.shards, {**record, "shards": [*moving, *gone]})
+        try:
+            for name, path in self._written.items():
+                path.replace(layout.data / name)
+            for entry in gone:
+                (layout.data / entry["file"]).unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(f"could not write {layout.data}: {error.strerror or error}") from error
+        write_json(layout.shards, record)
 
 
 def _is_whole(path: Path, entry: Mapping[str, Any]) -> bool:
@@ -97,29 +206,6 @@ def _common_schema(parts: Sequence[Path]) -> pl.Schema:
         raise TaskError(f"the parts do not fit together, a column has several types: {error}") from error
 
 
-def _write_shard(
-    layout: Layout,
-    path: Path,
-    groups: Sequence[_Group],
-    schema: pl.Schema,
-    images: Sequence[str],
-    store: GenerationStore,
-) -> None:
-    temporary = layout.state / f".{path.name}"
-    writer: pq.ParquetWriter | None = None
-    try:
-        with ThreadPoolExecutor(_READERS) as readers:
-            for group in groups:
-                table = _filled(group, schema, images, store, readers)
-                writer = writer or _writer(temporary, table.schema)
-                writer.write_table(table, row_group_size=group.rows)
-        assert writer is not None
-        writer.close()
-        temporary.replace(path)
-    except OSError as error:
-        raise StorageError(f"could not write {path}: {error.strerror or error}") from error
-
-
 def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     """Encoded images are not compressed again; content-defined chunks let the Hub store what is new alone."""
     plain = [field.name for field in schema if not pa.types.is_nested(field.type)]
@@ -133,31 +219,66 @@ def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     )
 
 
+def _filled_groups(
+    groups: Sequence[_Group], columns: _Columns, store: GenerationStore, readers: ThreadPoolExecutor, first_row: int
+) -> Iterator[pa.Table]:
+    for group in groups:
+        yield _filled(group, columns, store, readers, first_row)
+        first_row += group.rows
+
+
 def _filled(
-    group: _Group, schema: pl.Schema, images: Sequence[str], store: GenerationStore, readers: ThreadPoolExecutor
+    group: _Group, columns: _Columns, store: GenerationStore, readers: ThreadPoolExecutor, first_row: int
 ) -> pa.Table:
     """The rows of a group with their pictures, as the Hub's image columns."""
+    schema, images = columns.schema, columns.images
     frame = pl.scan_parquet(group.part).slice(group.start, group.rows).collect()
     missing = [pl.lit(None, dtype=dtype).alias(name) for name, dtype in schema.items() if name not in frame.columns]
     frame = frame.with_columns(missing).select(pl.col(name).cast(dtype) for name, dtype in schema.items())
-    rest = frame_to_hub_table(frame.drop(images), [])
-    arrays, fields = [], []
-    for name in schema:
-        if name in images:
-            arrays.append(_pictures(frame[name], store, readers))
-            fields.append(pa.field(name, arrays[-1].type))
-        else:
-            arrays.append(rest[name])
-            fields.append(rest.schema.field(name))
-    return pa.Table.from_arrays(arrays, schema=hub_schema(pa.schema(fields), images))
+    frame = frame.with_columns(column_to_images(frame[name], first_row=first_row) for name in columns.transformed)
+    table = frame_to_hub_table(frame.drop(images), columns.transformed)
+    pictures = {name: _pictures(frame[name], store, readers) for name in images}
+    return _with_pictures(table, pictures, list(schema))
 
 
-def _pictures(paths: pl.Series, store: GenerationStore, readers: ThreadPoolExecutor) -> pa.Array:
+def _transformed_groups(file: Path, names: Sequence[str], first_row: int) -> Iterator[pa.Table]:
+    with pq.ParquetFile(file) as source:
+        for number in range(source.num_row_groups):
+            yield _transformed(source.read_row_group(number), names, first_row)
+            first_row += source.metadata.row_group(number).num_rows
+
+
+def _transformed(table: pa.Table, names: Sequence[str], first_row: int) -> pa.Table:
+    """A row group of a shard, with pictures in the columns `names`."""
+    frame = pl.DataFrame(pl.from_arrow(table.select(list(names))))
+    images = frame.select(column_to_images(frame[name], first_row=first_row) for name in names)
+    pictures = frame_to_hub_table(images, names)
+    return _with_pictures(table, {name: pictures[name] for name in names}, table.schema.names)
+
+
+def _with_pictures(table: pa.Table, pictures: Mapping[str, pa.ChunkedArray], order: Sequence[str]) -> pa.Table:
+    """The table with `pictures` in its image columns, beside those that it has, under its `hub_schema`."""
+    columns = {name: pictures[name] if name in pictures else table[name] for name in order}
+    images = {*image_columns(table.schema), *pictures}
+    schema = hub_schema(pa.schema([(name, column.type) for name, column in columns.items()]), images)
+    return pa.Table.from_arrays(list(columns.values()), schema=schema)
+
+
+def _pictures(paths: pl.Series, store: GenerationStore, readers: ThreadPoolExecutor) -> pa.ChunkedArray:
+    """The pictures behind store paths, or lists of them."""
+    cells = paths
+    while isinstance(cells.dtype, pl.List):
+        cells = cells.explode(keep_nulls=False, empty_as_null=False)
+    data = readers.map(lambda path: None if path is None else store.read(path), cells.to_list())
+    starts = range(0, len(paths), _PIECE_ROWS)
+    return pa.chunked_array([_piece(paths.slice(start, _PIECE_ROWS), data) for start in starts])
+
+
+def _piece(paths: pl.Series, data: Iterator[bytes | None]) -> pa.Array:
     if isinstance(paths.dtype, pl.List):
-        inner = _pictures(paths.explode(keep_nulls=False, empty_as_null=False), store, readers)
+        inner = _piece(paths.explode(keep_nulls=False, empty_as_null=False), data)
         lengths = paths.list.len().fill_null(0).cum_sum()
         offsets = pl.Series([0, *lengths.to_list()], dtype=pl.Int32).to_arrow()
         return pa.ListArray.from_arrays(offsets, inner, mask=paths.is_null().to_arrow())
     cells = paths.to_list()
-    data = list(readers.map(lambda path: None if path is None else store.read(path), cells))
-    return image_struct(data, [None if path is None else path.rpartition("/")[2] for path in cells])
+    return image_struct(list(islice(data, len(cells))), [path and path.rpartition("/")[2] for path in cells])

@@ -170,10 +170,15 @@ def _parse(text: bytes) -> dict[str, Any] | None:
     return record if isinstance(record, dict) and record.get("version") == RECORD_VERSION else None
 
 
-def _object_store(url: str) -> Any:
+def check_store_url(url: str) -> None:
+    """Raises `UsageError`, which does not repeat them, for a URL that holds credentials."""
     parts = urlsplit(url)
     if parts.username or parts.password or parts.query:
         raise UsageError("the store's URL holds credentials or a query: give them in the environment, not in the URL")
+
+
+def _object_store(url: str) -> Any:
+    check_store_url(url)
     open_store: Callable[[str], Any] = from_url
     try:
         return open_store(url)

@@ -70,5 +70,7 @@ def load_model(model: str, **options: Any) -> ImageGenerationModel:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(str(part) for part in first["loc"])
-        what = "this backend does not take it" if first["type"] == "extra_forbidden" else first["msg"]
+        what = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+        if first["type"] == "extra_forbidden":
+            what = "this backend does not take it"
         raise UsageError(f"model {model!r}{f', {field}' if field else ''}: {what}") from None

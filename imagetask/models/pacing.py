@@ -132,7 +132,7 @@ class Pace:
             place = self._waiting.popleft()
             if place.done():
                 continue
-            self._next_slot = max(self._next_slot, now - self._interval) + self._interval
+            self._next_slot = max(self._next_slot, now) + self._interval
             self.in_flight += 1
             self._tickets += 1
             place.set_result(self._tickets)
