@@ -31,9 +31,10 @@ def generate(
     """
     from imagetask.dataset import ImageDataset
     from imagetask.layout import Layout
+    from imagetask.settings import RunSettings
     from imagetask.sources import scan_source
 
-    from .generate_images import generate_images
+    from .check import check_before_start
 
     if isinstance(source, str | Path):
         source = str(source)
@@ -43,5 +44,8 @@ def generate(
         layout.make()
         source = str(layout.state / "source.parquet")
         frame.sink_parquet(source)
+    check_before_start(RunSettings.checked(source=source, out=out, **options))
+    from .generate_images import generate_images
+
     generate_images(source, str(out), **options)
     return ImageDataset(out)

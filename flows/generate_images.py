@@ -25,7 +25,7 @@ from imagetask.settings import DEFAULT_TASK, RunSettings
 from imagetask.store import GenerationStore
 
 from . import monitoring
-from .models_in_use import close_models, open_model, stop_models
+from .models_in_use import close_models, make_model, open_model, stop_models
 
 MOST_THREADS = 16
 
@@ -191,7 +191,7 @@ def _generated(settings: RunSettings, run_id: str) -> Counts:
     """The run itself: plan, chunks, image columns."""
     logger = get_run_logger()
     layout = settings.layout
-    plan = make_plan(settings)
+    plan = make_plan(settings, [make_model(settings, model) for model in settings.model])
     logger.info("%d rows of %s in %d chunks, for %s", plan.rows, settings.source, len(plan.chunks), settings.model)
     progress = monitoring.begin(run_id, plan.rows * len(settings.model) * plan.num_generations)
     failed_rows = new = 0

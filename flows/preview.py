@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image as PILImage
 
+from imagetask.chunks import answered
 from imagetask.drawing.contact_sheet import contact_sheet
 from imagetask.images import Image
-from imagetask.plan import make_plan, make_task, read_rows
+from imagetask.layout import write_whole
+from imagetask.models.base import Generation
+from imagetask.models.treatments import TREATMENTS
+from imagetask.plan import first_rows, make_task
 from imagetask.settings import RunSettings
 
 from .check import check_before_start
@@ -20,13 +25,17 @@ Cell = tuple[PILImage.Image | Image | None, str]
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """sheet: the picture's file. calls, seconds: what the whole source would take."""
+    """sheet: the picture's file. calls: of the whole source; left: without those whose end this preview has seen.
+
+    seconds: what these would take.
+    """
 
     sheet: Path
     made: int
     failed: dict[str, str]
     rows: int
     calls: int
+    left: int
     seconds: float
 
     def lines(self) -> list[str]:
@@ -35,36 +44,50 @@ class Preview:
         return [
             f"{self.made} images, in one picture: {self.sheet}",
             *failed,
-            f"The whole: {self.rows:,} rows, {self.calls:,} calls, about {_duration(self.seconds)}.",
+            f"The whole: {self.rows:,} rows, {self.calls:,} calls; "
+            f"{self.left:,} are left, about {_duration(self.seconds)}.",
             f"They are kept: generate with --out {self.sheet.parent} does not ask for them again.",
         ]
 
 
 def preview_rows(settings: RunSettings, rows: int) -> Preview:
-    """Generates the first rows with each model, into the store of `settings`. Raises `UsageError`, `RunStopped`."""
+    """Generates the first rows with each model, into the store of `settings`; beside it only the picture is written.
+
+    Raises `UsageError`, `RunStopped`, `TaskError`, `StorageError`.
+    """
     check_before_start(settings)
-    settings.layout.make()
-    cells: list[Cell] = []
-    failed: dict[str, str] = {}
-    latencies: list[float] = []
-    plan = make_plan(settings)
-    frame = read_rows(settings.layout, 0, min(rows, plan.rows))
+    settings.layout.make_root()
+    frame, ordinals, total = first_rows(settings, rows)
+    tried: list[Generation] = []
+    calls = 0
     for model in settings.model:
-        managed = managed_model(settings, model)
-        with managed:
-            view = managed.for_rows(frame["ordinal"].to_list())
+        with managed_model(settings, model) as managed:
+            view = managed.for_rows(ordinals)
             task = make_task(settings, view)
-            list(task.process(frame.drop("row_id", "ordinal").to_dicts()))
-        for generation in (one for row in view.asked or () for one in row):
-            if generation.error_kind is not None:
-                failed[generation.error_kind] = generation.error_message or ""
-            latencies += [generation.latency] if generation.latency else []
-            cells.append((generation.image, generation.error_message or generation.prompt))
-    sheet = settings.out / "contact-sheet.png"
-    contact_sheet(cells).save(sheet)
-    calls = plan.rows * len(settings.model) * plan.num_generations
-    seconds = calls * (sum(latencies) / len(latencies) if latencies else 0.0) / min(settings.max_concurrency, calls)
-    return Preview(sheet, sum(image is not None for image, _ in cells), failed, plan.rows, calls, seconds)
+            answered(task, frame.to_dicts())
+        calls += total * task.num_generations
+        tried += [one for row in view.asked or () for one in row]
+    _draw([(one.image, one.error_message or one.prompt) for one in tried], settings.layout.contact_sheet)
+    made = sum(one.image is not None for one in tried)
+    failed: dict[str, str] = {one.error_kind: one.error_message or "" for one in tried if one.error_kind is not None}
+    left = calls - sum(one.error_kind is None or not TREATMENTS[one.error_kind].asked_again for one in tried)
+    seconds = _seconds(settings, left, [one.latency for one in tried if one.latency])
+    return Preview(settings.layout.contact_sheet, made, failed, total, calls, left, seconds)
+
+
+def _draw(cells: list[Cell], path: Path) -> None:
+    picture = io.BytesIO()
+    contact_sheet(cells).save(picture, "PNG")
+    write_whole(path, picture.getvalue())
+
+
+def _seconds(settings: RunSettings, calls: int, latencies: list[float]) -> float:
+    """How long so many calls take: as many at once as allowed, and no more a minute than allowed."""
+    if not calls:
+        return 0.0
+    each = sum(latencies) / len(latencies) if latencies else 0.0
+    at_once = each * calls / min(settings.max_concurrency, calls)
+    return max(at_once, 60 * calls / settings.requests_per_minute if settings.requests_per_minute else 0.0)
 
 
 def _duration(seconds: float) -> str:

@@ -6,24 +6,26 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from imagetask.errors import ErrorKind, ImageTaskError, StorageError, TaskError
+from imagetask.errors import DatasetError, ErrorKind, ImageTaskError, TaskError
 from imagetask.images import as_image
 from imagetask.layout import Layout, read_json, write_whole
 from imagetask.models.base import Generation
 from imagetask.models.managed import ManagedModel
 from imagetask.models.treatments import TREATMENTS
-from imagetask.plan import Chunk, make_task, read_rows
+from imagetask.plan import Chunk, chunk_digest, make_task
 from imagetask.settings import RunSettings
+from imagetask.snapshot import read_rows, rows_digest, write_errors
 from imagetask.store import GenerationStore
 from imagetask.tasks.base import BOOKKEEPING, ImageTask, Row, bookkeeping_columns, group_status
 
 ROW_GROUP_ROWS = 100
-ROW_GROUP_BYTES = 32_000_000
+ROW_GROUP_BYTES = 16_000_000
 """Limits of a row group with images. The Hub's viewer refuses groups above 300 MB; a run holds one group in memory."""
 
 
@@ -35,10 +37,14 @@ def part_path(layout: Layout, chunk: Chunk) -> Path:
     return layout.parts / f"{chunk.digest}.parquet"
 
 
+def _manifest_path(layout: Layout, chunk: Chunk) -> Path:
+    return layout.parts / f"{chunk.digest}.json"
+
+
 def read_manifest(layout: Layout, chunk: Chunk) -> dict[str, Any] | None:
     """The manifest of a chunk's part, or None where there is no whole part."""
-    manifest = read_json(layout.parts / f"{chunk.digest}.json")
-    if manifest is None or not part_path(layout, chunk).is_file():
+    manifest, part = read_json(_manifest_path(layout, chunk)), part_path(layout, chunk)
+    if manifest is None or not part.is_file() or part.stat().st_size != manifest.get("part_bytes"):
         return None
     return {**manifest, "start": chunk.start, "stop": chunk.stop}  # an equal chunk may have stood elsewhere before
 
@@ -61,20 +67,22 @@ def run_chunk(settings: RunSettings, chunk: Chunk, model: ManagedModel) -> dict[
     """Answers the rows of a chunk and writes its part; gives the manifest. Finished generations cost nothing.
 
     The part: the source's columns, `row_id`, the task's columns with images as paths into the store, bookkeeping.
-    Raises `RunStopped`, `TaskError`, `StorageError`.
+    Raises `DatasetError` where the plan is no longer the one that the chunk was cut from, `RunStopped`, `TaskError`,
+    `StorageError`.
     """
     assert model.store is not None
-    frame = read_rows(settings.layout, chunk.start, chunk.stop)
-    view = model.for_rows(frame["ordinal"].to_list())
+    source, marks = read_rows(settings.layout, chunk.start, chunk.stop)
+    view = model.for_rows(marks["ordinal"].to_list())
     task = make_task(settings, view)
-    source = frame.drop("row_id", "ordinal")
+    _check_plan(settings, chunk, task, rows_digest(source, marks["ordinal"]))
     rows = source.to_dicts()
-    answered = _answered(task, [dict(row) for row in rows])
+    answers = answered(task, [dict(row) for row in rows])
     each = 1 if task.group_generations else task.num_generations
-    _check_answer(task, rows, answered, each, view)
+    _check_answer(task, rows, answers, each, view)
     assert view.asked is not None
-    columns = _output_columns(task, source.columns, answered, model.store, chunk.start)
-    inputs = frame.drop("ordinal").select(pl.all().repeat_by(each).explode()) if each > 1 else frame.drop("ordinal")
+    columns = _output_columns(task, source.columns, answers, model.store, chunk.start)
+    inputs = source.with_columns(marks["row_id"])
+    inputs = inputs.select(pl.all().repeat_by(each).explode()) if each > 1 else inputs
     part = inputs.hstack([series for series, _ in columns.values()])
     part = part.hstack(_bookkeeping_frame(task, view.asked))
     images = [name for name, (_, sizes) in columns.items() if sizes is not None]
@@ -82,14 +90,35 @@ def run_chunk(settings: RunSettings, chunk: Chunk, model: ManagedModel) -> dict[
     return _write_part(settings.layout, chunk, part, images, sizes or [0] * part.height, view.asked)
 
 
-def _answered(task: ImageTask, rows: list[Row]) -> list[Row]:
-    """What the task yields. Its errors, but ours, are errors of the task's own `process`."""
+def _check_plan(settings: RunSettings, chunk: Chunk, task: ImageTask, rows: str) -> None:
+    """What is about to be answered must be what the chunk's digest says: its part is kept under that name."""
+    if chunk_digest(settings, type(task), chunk.model, task.llm.model, rows) != chunk.digest:
+        raise DatasetError(
+            f"the plan in {settings.out} changed while this run went on: another run into the same folder? "
+            f"run the same command again"
+        )
+
+
+def answered(task: ImageTask, rows: list[Row]) -> list[Row]:
+    """What the task yields, loaded before and unloaded after. Its errors, but ours, are `TaskError`s."""
+    with _own_code(task, "load"):
+        task.load()
     try:
-        return [row for batch in task.process(rows) for row in batch]
+        with _own_code(task, "process"):
+            return [row for batch in task.process(rows) for row in batch]
+    finally:
+        with _own_code(task, "unload"):
+            task.unload()
+
+
+@contextmanager
+def _own_code(task: ImageTask, method: str) -> Iterator[None]:
+    try:
+        yield
     except ImageTaskError:
         raise
     except Exception as error:
-        raise TaskError(f"process of the task {_name(task)} raised {type(error).__name__}: {error}") from error
+        raise TaskError(f"{method} of the task {_name(task)} raised {type(error).__name__}: {error}") from error
 
 
 def _check_answer(task: ImageTask, rows: list[Row], answered: list[Row], each: int, view: ManagedModel) -> None:
@@ -234,19 +263,19 @@ def _write_part(
     sizes: list[int],
     asked: list[list[Generation]],
 ) -> dict[str, Any]:
-    path = part_path(layout, chunk)
+    path, manifest_path = part_path(layout, chunk), _manifest_path(layout, chunk)
     temporary = path.with_suffix(".writing")
-    try:
+    with write_errors(path):
         part.write_parquet(temporary)
-        content = hashlib.blake2b(temporary.read_bytes(), digest_size=16).hexdigest()
+        written = temporary.read_bytes()
+        manifest_path.unlink(missing_ok=True)  # killed here, the chunk has no part, rather than one of two halves
         temporary.replace(path)
-    except OSError as error:
-        raise StorageError(f"could not write {path}: {error.strerror or error}") from error
     generations = [generation for row in asked for generation in row]
     kinds: Counter[ErrorKind] = Counter(g.error_kind for g in generations if g.error_kind is not None)
     manifest = {
         "digest": chunk.digest,
-        "content": content,
+        "content": hashlib.blake2b(written, digest_size=16).hexdigest(),
+        "part_bytes": len(written),
         "model": chunk.model,
         "start": chunk.start,
         "stop": chunk.stop,
@@ -257,14 +286,14 @@ def _write_part(
         "failed": dict(kinds),
         "failed_rows": sum(any(g.error_kind is not None for g in row) for row in asked),
         "asked_again": sum(count for kind, count in kinds.items() if TREATMENTS[kind].asked_again),
-        "reused": sum(g.reused for g in generations),
+        "reused": sum(g.reused and g.error_kind is None for g in generations),
     }
-    write_whole(layout.parts / f"{chunk.digest}.json", json.dumps(manifest, ensure_ascii=False).encode())
+    write_whole(manifest_path, json.dumps(manifest, ensure_ascii=False).encode())
     return manifest
 
 
 def _row_groups(sizes: Sequence[int]) -> Iterator[list[int]]:
-    """Cuts rows into groups of at most 100 rows and 32 MB: [rows, bytes] of each."""
+    """Cuts rows into groups of at most 100 rows and 16 MB: [rows, bytes] of each."""
     rows = total = 0
     for size in sizes:
         if rows and (rows == ROW_GROUP_ROWS or total + size > ROW_GROUP_BYTES):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +11,11 @@ import pyarrow.parquet as pq
 from PIL import Image as PILImage
 
 from imagetask.card import card_text
-from imagetask.columns import frame_to_hub_table, transform_columns_to_image
+from imagetask.columns import image_columns
 from imagetask.errors import DatasetError
 from imagetask.images import Image
-from imagetask.layout import Layout, write_whole
-from imagetask.shards import write_shards
+from imagetask.layout import Layout, read_json, write_json, write_whole
+from imagetask.shards import shard_files, transform_shards, write_shards
 from imagetask.store import GenerationStore
 
 
@@ -32,9 +30,7 @@ class ImageDataset:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self._layout = Layout(self.folder)
-        self._files = sorted(self._layout.data.glob("*.parquet"))
-        if not self._files:
-            raise DatasetError(f"{self.folder} holds no finished dataset: expected {self._layout.data.name}/*.parquet")
+        self._files = shard_files(self._layout)
 
     def scan(self) -> pl.LazyFrame:
         """All rows, lazily; selecting no image column reads no image."""
@@ -46,8 +42,7 @@ class ImageDataset:
     @property
     def image_columns(self) -> list[str]:
         """Columns that hold pictures."""
-        features = _hub_features(self._files[0])
-        return [name for name, feature in features.items() if "Image" in json.dumps(feature)]
+        return image_columns(pq.read_schema(self._files[0]))
 
     def failures(self) -> pl.DataFrame:
         """The rows that lack a picture, without the image columns."""
@@ -66,6 +61,8 @@ class ImageDataset:
         cell = self.scan().select(column).slice(row % count, 1).collect().item()
         if isinstance(cell, pl.Series):
             cell = cell[generation] if -len(cell) <= generation < len(cell) else None
+        if isinstance(cell, pl.Series):
+            raise DatasetError(f"{column!r} holds lists of lists of pictures: take them from scan()")
         return None if cell is None or cell["bytes"] is None else Image.from_bytes(cell["bytes"])
 
     def to_pil(self, row: int, column: str = "image", generation: int = 0) -> PILImage.Image | None:
@@ -74,26 +71,16 @@ class ImageDataset:
         return None if image is None else image.to_pil()
 
     def transform_columns_to_image(self, columns: str | Sequence[str]) -> ImageDataset:
-        """Turns further columns (base64 text, bytes, lists of these) into pictures, shard by shard.
+        """Turns further columns (base64 text, bytes, lists of these) into pictures, also for the runs to come.
 
-        Rows and order stay. A null stays null. Raises `ImageError`, naming column and row, for a cell that is no image.
+        Rows and order stay. A null stays null. Raises `ImageError`, naming column and row, for a cell that is no image,
+        and `UsageError` for a missing column; the dataset then is as it was.
         """
-        names = [columns] if isinstance(columns, str) else list(columns)
-        images = [*dict.fromkeys([*self.image_columns, *names])]
-        for file in self._files:
-            temporary = self._layout.state / f".{file.name}"
-            temporary.parent.mkdir(exist_ok=True)
-            source = pq.ParquetFile(file)
-            writer: pq.ParquetWriter | None = None
-            for group in range(source.num_row_groups):
-                frame = pl.DataFrame(pl.from_arrow(source.read_row_group(group)))
-                table = frame_to_hub_table(transform_columns_to_image(frame, names), images)
-                writer = writer or pq.ParquetWriter(temporary, table.schema, compression="none", write_page_index=True)
-                writer.write_table(table, row_group_size=max(1, table.num_rows))
-            if writer is not None:
-                writer.close()
-                temporary.replace(file)
-        return ImageDataset(self.folder)
+        settings = read_json(_card_settings(self._layout))
+        if settings is None:
+            raise DatasetError(f"{self.folder} was not made by a run of its own: transform a frame of it instead")
+        transform_shards(self._layout, [columns] if isinstance(columns, str) else columns)
+        return _described(self._layout, settings)
 
     def __repr__(self) -> str:
         return f"ImageDataset({str(self.folder)!r}, rows={len(self)}, image_columns={self.image_columns})"
@@ -108,24 +95,27 @@ def build_dataset(
     settings: what was asked, for the card.
     """
     ordered = sorted(manifests, key=lambda m: (settings["model"].index(m["model"]), m["start"]))
-    shards = write_shards(layout, ordered, store)
-    schema = pq.read_schema(layout.data / shards[0]["file"])
-    failed: Counter[str] = Counter()
-    for manifest in ordered:
-        failed.update(manifest["failed"])
-    generations = sum(manifest["generations"] for manifest in ordered)
+    write_shards(layout, ordered, store)
+    write_json(_card_settings(layout), dict(settings))
+    return _described(layout, settings)
+
+
+def _described(layout: Layout, settings: Mapping[str, Any]) -> ImageDataset:
+    """Writes the card of the shards that there are."""
+    dataset, files = ImageDataset(layout.root), shard_files(layout)
+    kinds = dataset.scan().select("error_kind").collect().to_series()
+    kinds = kinds.explode() if isinstance(kinds.dtype, pl.List) else kinds
+    failed = kinds.drop_nulls().value_counts()
     counts = {
-        "rows": sum(shard["rows"] for shard in shards),
-        "images": generations - sum(failed.values()),
-        "failed": dict(failed),
-        "bytes": sum(shard["bytes"] for shard in shards),
+        "rows": len(dataset),
+        "images": kinds.null_count(),
+        "failed": dict(failed.rows()),
+        "bytes": sum(file.stat().st_size for file in files),
     }
-    images = sorted({name for manifest in ordered for name in manifest["images"]})
-    write_whole(layout.card, card_text(layout.root.name, schema, images, counts, settings).encode())
-    return ImageDataset(layout.root)
+    write_whole(layout.card, card_text(layout.root.name, pq.read_schema(files[0]), counts, settings).encode())
+    return dataset
 
 
-def _hub_features(file: Path) -> dict[str, Any]:
-    metadata = pq.read_schema(file).metadata or {}
-    features: dict[str, Any] = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-    return features
+def _card_settings(layout: Layout) -> Path:
+    """What the card says was asked; kept to write the card again."""
+    return layout.state / "card.json"

@@ -32,6 +32,11 @@ class Layout:
         return self.root / "README.md"
 
     @property
+    def contact_sheet(self) -> Path:
+        """The picture of a preview."""
+        return self.root / "contact-sheet.png"
+
+    @property
     def state(self) -> Path:
         return self.root / "_imagetask"
 
@@ -75,14 +80,22 @@ class Layout:
         """Raises `DatasetError` where the folder is a file, or holds something that is not a dataset of ours."""
         if self.root.exists() and not self.root.is_dir():
             raise DatasetError(f"{self.root} is a file: give a folder for the dataset")
-        if self.root.is_dir() and not self.state.is_dir() and any(self.root.iterdir()):
+        if self.root.is_dir() and not self.state.is_dir() and set(self.root.iterdir()) - {self.contact_sheet}:
             raise DatasetError(f"{self.root} already holds something else: choose a new or an empty folder")
 
     def make(self) -> None:
-        """Checks and makes the folder. Raises `DatasetError`."""
+        """Checks and makes the folder, and those in it. Raises `DatasetError`."""
+        self.make_root()
+        self._make(self.data, self.parts, self.results, self.rows.parent)
+
+    def make_root(self) -> None:
+        """Checks and makes the folder alone. Raises `DatasetError`."""
         self.check()
+        self._make(self.root)
+
+    def _make(self, *folders: Path) -> None:
         try:
-            for folder in (self.data, self.parts, self.results, self.rows.parent):
+            for folder in folders:
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DatasetError(f"{self.root} cannot be written: {error.strerror}; choose another folder") from error

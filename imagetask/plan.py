@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import polars as pl
-import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from imagetask.errors import GenerationError, SourceError, TaskError, UsageError
@@ -19,6 +17,7 @@ from imagetask.layout import FORMAT_VERSION, Layout, read_json, write_json
 from imagetask.models.base import ImageGenerationModel, ImageRequest
 from imagetask.models.managed import ManagedModel
 from imagetask.settings import RunSettings
+from imagetask.snapshot import BATCH_ROWS, first_ordinals, read_rows, rows_digest, write_snapshot
 from imagetask.sources import check_columns, read_errors, scan_source, source_name
 from imagetask.tasks.base import BOOKKEEPING, ImageTask, column_names, required_columns
 from imagetask.tasks.loading import code_digest, load_task
@@ -26,8 +25,6 @@ from imagetask.tasks.loading import code_digest, load_task
 SMALLEST_CHUNK = 250
 MOST_CHUNKS = 1000
 """A chunk is worth several seconds, and a run has at most about a thousand of them (see FACTS on task runs)."""
-
-_BATCH_ROWS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,26 +93,36 @@ def open_source(settings: RunSettings) -> pl.LazyFrame:
     return frame if settings.limit is None else frame.head(settings.limit)
 
 
-def make_plan(settings: RunSettings) -> Plan:
+def make_plan(settings: RunSettings, models: Sequence[ImageGenerationModel]) -> Plan:
     """Snapshots the source into the dataset folder, with the ordinal and the id of each row, and cuts it into chunks.
 
-    Raises `SourceError`.
+    models: of `settings.model`, in its order; they need not be loaded. Raises `SourceError`, `StorageError`.
     """
     name, layout = source_name(settings.source), settings.layout
     frame = open_source(settings)
     task = make_task(settings, ManagedModel(_Unasked()))
     with read_errors(name):
-        rows = int(frame.select(pl.len()).collect().item())
-        if rows == 0:
-            raise SourceError(f"{name} has no rows: nothing to generate")
-        chunk_rows = _chunk_rows(settings, rows)
-        columns = frame.collect_schema().names()
-        snapshot = _Snapshot(layout, [c for c in columns if c in _input_columns(task)], chunk_rows)
-        snapshot.take(frame)
-    chunks = _chunks(settings, task, rows, chunk_rows, snapshot.finish())
-    plan = Plan(rows, chunk_rows, task.num_generations, chunks)
+        rows = write_snapshot(frame, _present(frame, task), layout, name)
+    chunk_rows = _chunk_rows(settings, rows)
+    plan = Plan(rows, chunk_rows, task.num_generations, tuple(_chunks(settings, task, models, rows, chunk_rows)))
     write_json(layout.plan, {"version": FORMAT_VERSION, **asdict(plan)})
     return plan
+
+
+def first_rows(settings: RunSettings, count: int) -> tuple[pl.DataFrame, list[int], int]:
+    """The first rows of the source, their ordinals as a plan has them, and how many rows the source has.
+
+    Writes nothing. Raises `SourceError`.
+    """
+    name = source_name(settings.source)
+    frame = open_source(settings)
+    task = make_task(settings, ManagedModel(_Unasked()))
+    with read_errors(name):
+        rows = int(frame.select(pl.len()).collect().item())
+        first = frame.head(count).collect()
+    if rows == 0:
+        raise SourceError(f"{name} has no rows: nothing to generate")
+    return first, first_ordinals(first, _present(frame, task)), rows
 
 
 def read_plan(layout: Layout) -> Plan | None:
@@ -132,6 +139,12 @@ def _input_columns(task: ImageTask) -> dict[str, str]:
     return {task.input_mappings.get(name, name): name for name in column_names(task.inputs)}
 
 
+def _present(frame: pl.LazyFrame, task: ImageTask) -> list[str]:
+    """The columns of the source that the task reads."""
+    inputs = _input_columns(task)
+    return [column for column in frame.collect_schema().names() if column in inputs]
+
+
 def _check_clashes(columns: Sequence[str], task: ImageTask, name: str) -> None:
     ours = {task.output_mappings.get(column, column) for column in task.outputs} | {*BOOKKEEPING, "model_name"}
     for column in columns:
@@ -143,98 +156,65 @@ def _check_clashes(columns: Sequence[str], task: ImageTask, name: str) -> None:
 
 
 def _chunk_rows(settings: RunSettings, rows: int) -> int:
-    """As asked; else as the folder remembers; else at least 250 rows, and at most a thousand chunks."""
-    known = read_json(settings.layout.plan) or {}
-    return int(settings.chunk_rows or known.get("chunk_rows") or max(SMALLEST_CHUNK, -(-rows // MOST_CHUNKS)))
+    """As asked; else as the folder remembers, where that makes no more than a thousand chunks; else 250, 500, ….
+
+    In large steps, so that a source that grows is seldom cut anew.
+    """
+    if settings.chunk_rows:
+        return settings.chunk_rows
+    known = int((read_json(settings.layout.plan) or {}).get("chunk_rows") or SMALLEST_CHUNK)
+    if known * MOST_CHUNKS >= rows:
+        return known
+    return SMALLEST_CHUNK * -(-rows // (SMALLEST_CHUNK * MOST_CHUNKS))
 
 
 def _chunks(
-    settings: RunSettings, task: ImageTask, rows: int, chunk_rows: int, rows_digests: Sequence[str]
-) -> tuple[Chunk, ...]:
-    common = {
+    settings: RunSettings, task: ImageTask, models: Sequence[ImageGenerationModel], rows: int, chunk_rows: int
+) -> Iterator[Chunk]:
+    """The chunks, with digests of the snapshot as it stands on disk."""
+    step = chunk_rows * max(1, BATCH_ROWS // chunk_rows)
+    for first in range(0, rows, step):
+        frame, marks = read_rows(settings.layout, first, min(first + step, rows))
+        for offset in range(0, frame.height, chunk_rows):
+            ordinals = marks["ordinal"].slice(offset, chunk_rows)
+            digest = rows_digest(frame.slice(offset, chunk_rows), ordinals)
+            for name, model in zip(settings.model, models, strict=True):
+                start, whole = first + offset, chunk_digest(settings, type(task), name, model, digest)
+                yield Chunk(name, start, start + len(ordinals), whole)
+
+
+_DECIDING = {
+    "task",
+    "prompt_column",
+    "num_generations",
+    "seed",
+    "width",
+    "height",
+    "negative_prompt",
+    "num_inference_steps",
+    "guidance_scale",
+    "param",
+    "base_url",
+}
+"""Settings that decide what is in a part, beside its rows and its model."""
+
+
+def chunk_digest(
+    settings: RunSettings, task: type[ImageTask], name: str, model: ImageGenerationModel, rows: str
+) -> str:
+    """Digest of all that decides a part: two chunks with the same one have the same part.
+
+    name: the model's among `settings.model`. rows: their `rows_digest`. A provider is in no digest and in no key: it
+    serves the same model as others do.
+    """
+    deciding = {
         "version": FORMAT_VERSION,
         "folder": str(settings.out),
         "store": settings.store_url,
-        "task": settings.task,
-        "code": code_digest(type(task)),
-        "prompt_column": settings.prompt_column,
-        "num_generations": settings.num_generations,
-        "seed": settings.seed,
-        "parameters": settings.generation_kwargs(),
-        "base_url": settings.base_url,
+        "code": code_digest(task),
+        "model": [name, model.model_name, model.key_url],
+        "rows": rows,
+        **settings.model_dump(mode="json", include=_DECIDING),
     }
-    chunks = []
-    for number, rows_digest in enumerate(rows_digests):
-        start = number * chunk_rows
-        for model in settings.model:
-            text = json.dumps({**common, "model": model, "rows": rows_digest}, sort_keys=True, default=str)
-            digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-            chunks.append(Chunk(model, start, min(start + chunk_rows, rows), digest))
-    return tuple(chunks)
-
-
-class _Snapshot:
-    """Writes the rows of a source as Parquet, batch by batch, and what tells them apart beside them."""
-
-    def __init__(self, layout: Layout, inputs: Sequence[str], chunk_rows: int) -> None:
-        self._layout = layout
-        self._inputs = list(inputs)
-        self._chunk_rows = chunk_rows
-        self._hashes = array("Q")
-        self._digests: list[Any] = []
-        self._temporary = layout.rows.with_name(".rows.parquet")
-
-    def take(self, frame: pl.LazyFrame) -> None:
-        writer: pq.ParquetWriter | None = None
-        try:
-            for batch in frame.collect_batches(chunk_size=_BATCH_ROWS, maintain_order=True, lazy=True):
-                table = batch.to_arrow()
-                if writer is None:
-                    writer = pq.ParquetWriter(self._temporary, table.schema, compression="zstd")
-                writer.write_table(table)
-                self._note(batch)
-        finally:
-            if writer is not None:
-                writer.close()
-
-    def _note(self, batch: pl.DataFrame) -> None:
-        position = len(self._hashes)
-        for text in _row_texts(batch.select(self._inputs)):
-            self._hashes.append(int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big"))
-        for number, text in enumerate(_row_texts(batch), start=position):
-            if number % self._chunk_rows == 0:
-                self._digests.append(hashlib.blake2b(digest_size=16))
-            self._digests[-1].update(text + b"\n")
-
-    def finish(self) -> list[str]:
-        """Puts the snapshot in place; gives the digest of each chunk's rows, their ordinals included."""
-        marks = pl.DataFrame({"hash": pl.Series(self._hashes, dtype=pl.UInt64)}).select(
-            "hash", ordinal=pl.int_range(pl.len(), dtype=pl.UInt32).over("hash")
-        )
-        for number, digest in enumerate(self._digests):
-            ordinals = marks["ordinal"].slice(number * self._chunk_rows, self._chunk_rows)
-            digest.update(",".join(map(str, ordinals.to_list())).encode())
-        marks.select("ordinal", row_id=_row_id()).write_parquet(self._layout.ordinals)
-        self._temporary.replace(self._layout.rows)
-        return [digest.hexdigest() for digest in self._digests]
-
-
-def _row_id() -> pl.Expr:
-    """An id that stays when rows are put in or notes change: a hash of the task's inputs, and the ordinal after 0."""
-    hashed = pl.col("hash").map_elements(lambda value: f"{value:016x}", return_dtype=pl.String)
-    again = pl.format("{}-{}", hashed, pl.col("ordinal"))
-    return pl.when(pl.col("ordinal") == 0).then(hashed).otherwise(again)
-
-
-def _row_texts(frame: pl.DataFrame) -> list[bytes]:
-    """Canonical text of each row: equal rows, equal text."""
-    binary = [name for name, dtype in frame.schema.items() if dtype == pl.Binary]
-    frame = frame.with_columns(pl.col(binary).bin.encode("base64"))
-    return frame.write_ndjson().encode("utf-8", "surrogatepass").split(b"\n")[: frame.height]
-
-
-def read_rows(layout: Layout, start: int, stop: int) -> pl.DataFrame:
-    """Rows `start` to `stop` of the plan: the source's columns, then `row_id` and `ordinal`."""
-    rows = pl.scan_parquet(layout.rows).slice(start, stop - start).collect()
-    marks = pl.scan_parquet(layout.ordinals).slice(start, stop - start).collect()
-    return rows.hstack(marks.select("row_id", "ordinal"))
+    text = json.dumps(deciding, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

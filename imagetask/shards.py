@@ -60,7 +60,7 @@ def write_shards(
     transformed = [name for name in record.get("transformed", []) if name in schema and name not in images]
     columns = _Columns(schema, images, transformed)
     known = {entry["file"]: entry for entry in record.get("shards", [])}
-    entries, written, first_row = [], [], 0
+    entries, first_row = [], 0
     with _Temporaries(layout) as temporaries, ThreadPoolExecutor(_READERS) as readers:
         for number, groups in enumerate(_assigned(_groups(layout, manifests))):
             name = f"train-{number:05d}.parquet"

@@ -31,9 +31,6 @@ SUFFIXES: Mapping[str, str] = {
 }
 """File suffix → format."""
 
-_FLOAT = r"^-?(0|[1-9][0-9]{0,14})(\.[0-9]{1,17})?([eE][+-]?[0-9]+)?$"
-"""Numbers that a double holds. Longer runs of digits are ids or exact decimals, and stay text."""
-
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -46,7 +43,8 @@ def scan_source(
     rename: {"old": "new"}, for columns of the source.
 
     In CSV and TSV files an empty unquoted cell is null, and a row without any cell filled is left out (but for
-    one-column files). A column is Int64 or Float64 only where nothing is lost by it, else String: "007" stays text.
+    one-column files). A column is Int64 or Float64 only where nothing is lost by it, else String: "007" and "1.10"
+    stay text.
     TSV has no quoting. JSON lines and Parquet keep their types. CSV and TSV files are read through once here, in
     a stream, to find the types. Raises `SourceError`; a lazy frame is not read here, so it may still have no rows.
     """
@@ -285,10 +283,11 @@ def _typed(frame: pl.LazyFrame, files: list[Path], kind: str, text: Collection[s
 
 
 def _number_type(column: str) -> pl.Expr:
-    """1 where all cells of a column of text are Int64 and come back as they were written, 2 for Float64, else 0."""
+    """1 where all cells of a column of text come back from Int64 as they were written, 2 from Float64, else 0."""
     cells = pl.col(column)
     whole = cells.cast(pl.Int64, strict=False).cast(pl.String).eq_missing(cells).all()
-    real = (cells.str.contains(_FLOAT) & cells.cast(pl.Float64, strict=False).is_finite()).all()
+    number = cells.cast(pl.Float64, strict=False)
+    real = (number.is_finite() & number.cast(pl.String).eq_missing(cells)).all()
     return pl.when(cells.count() == 0).then(0).when(whole).then(1).when(real).then(2).otherwise(0)
 
 

@@ -10,15 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import obstore
 from obstore.exceptions import BaseError, NotFoundError
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 RECORD_VERSION = 1
 _DEBRIS = re.compile(r"#\d+$")
 _DEBRIS_AGE = 600.0
+_PROBE = "probe-"
 T = TypeVar("T")
 
 
@@ -72,9 +74,10 @@ class GenerationStore:
 
     def check(self) -> None:
         """Writes something and removes it. Raises `StorageError`, before an image is paid for that cannot be kept."""
-        probe = f"probe-{os.getpid()}"
+        probe = f"{_PROBE}{uuid4().hex}"
         with _refusals("write to the store"):
             obstore.put(self._store, probe, b"imagetask")
+        with suppress(FileNotFoundError), _refusals("write to the store"):
             obstore.delete(self._store, probe)
 
     def put(self, key: str, record: Mapping[str, Any], image: Image | None) -> Image | None:
@@ -89,7 +92,7 @@ class GenerationStore:
             whole["image"] = self._write_image(path, image)
             handle = self.image(whole["image"])
         with _refusals("write to the store"):
-            obstore.put(self._store, _record_path(key), json.dumps(whole, ensure_ascii=False).encode())
+            obstore.put(self._store, _record_path(key), _record_json(whole))
         return handle
 
     def put_image(self, image: Image) -> Image:
@@ -126,7 +129,9 @@ class GenerationStore:
         if self._folder is None:
             return 0
         old = time.time() - _DEBRIS_AGE
-        debris = [p for p in self._folder.rglob("*#*") if _DEBRIS.search(p.name) and p.stat().st_mtime < old]
+        halves = (path for path in self._folder.rglob("*#*") if _DEBRIS.search(path.name))
+        found = chain(halves, self._folder.glob(f"{_PROBE}*"))
+        debris = [path for path in found if path.stat().st_mtime < old]
         for path in debris:
             path.unlink(missing_ok=True)
         return len(debris)
@@ -153,13 +158,21 @@ class GenerationStore:
 
 
 def generation_key(identity: Mapping[str, Any]) -> str:
-    """The key of a generation: blake2b over canonical JSON of everything that decides the pixels. 32 hex digits."""
-    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+    """The key of a generation: blake2b over canonical JSON of everything that decides the pixels. 32 hex digits.
+
+    Raises `TypeError` where the identity is not JSON.
+    """
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def _record_path(key: str) -> str:
     return f"{key[:2]}/{key}.json"
+
+
+def _record_json(record: Mapping[str, Any]) -> bytes:
+    """`_parse` reads it back, also where a prompt holds half of a surrogate pair."""
+    return json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
 def _parse(text: bytes) -> dict[str, Any] | None:

@@ -35,6 +35,7 @@ ROOMS: list[set[str]] = [
 """The order in README's "How it works", from left to right; a module imports to its right only."""
 
 INSIDE = {
+    "snapshot": "plan",
     "source_faults": "sources",
 }
 """Module → the room that it is a part of."""

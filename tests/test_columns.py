@@ -15,7 +15,15 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image as PILImage
 
-from imagetask.columns import IMAGE, frame_to_hub_table, hub_schema, image_struct, transform_columns_to_image
+from imagetask.columns import (
+    IMAGE,
+    column_to_images,
+    frame_to_hub_table,
+    hub_schema,
+    image_columns,
+    image_struct,
+    transform_columns_to_image,
+)
 from imagetask.errors import ImageError, StorageError, UsageError
 from imagetask.images import FORMATS, Image
 from imagetask.store import GenerationStore
@@ -148,6 +156,16 @@ def test_bad_cell_far_down_is_named_by_its_row_in_the_whole_frame() -> None:
         transform_columns_to_image(pl.DataFrame({"image": cells}), "image")
 
 
+@pytest.mark.parametrize(
+    ("cells", "place"), [([PNG, b"nothing"], "row 701 "), ([[PNG], [], [PNG, b"x"]], "row 702, item 1 ")]
+)
+def test_bad_cell_of_a_column_from_the_middle_of_a_dataset_is_named_by_its_row_there(
+    cells: list[Any], place: str
+) -> None:
+    with pytest.raises(ImageError, match=place):
+        column_to_images(pl.Series("image", cells), first_row=700)
+
+
 def test_missing_column_and_lazy_frame_are_usage_errors() -> None:
     frame = pl.DataFrame({"image": [PNG]})
     with pytest.raises(UsageError, match="no column 'picture'; it has image"):
@@ -204,6 +222,22 @@ def test_hub_schema_gives_datasets_the_right_feature_for_every_column() -> None:
     others = others.remove(others.get_field_index("image"))
     assert features.Features.from_arrow_schema(others) == {k: v for k, v in read.items() if k in others.names}
     assert features.Features.from_dict(read.to_dict()).arrow_schema.equals(schema)
+
+
+def test_image_columns_are_those_with_pictures_or_lists_of_them_alone() -> None:
+    frame = pl.DataFrame(
+        {
+            "Image": ["text"],
+            "size": [{"Image": 1, "_type": "Image"}],
+            "sizes": [[{"Image": 1}]],
+            "image": [PNG],
+            "images": [[PNG]],
+        }
+    )
+    names = ["image", "images"]
+    schema = frame_to_hub_table(transform_columns_to_image(frame, names), names).schema
+    assert image_columns(schema) == names
+    assert image_columns(schema.remove_metadata()) == []
 
 
 def test_hub_schema_refuses_an_image_column_that_is_not_there() -> None:

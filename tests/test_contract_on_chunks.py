@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 
-from imagetask import GenerationStore, Image, ManagedModel, PlaceholderImageGeneration, TaskError
+from imagetask import GenerationStore, Image, ImageGeneration, ManagedModel, PlaceholderImageGeneration, TaskError
 from imagetask.chunks import part_path, run_chunk
 from imagetask.plan import make_plan
 from imagetask.settings import RunSettings
@@ -23,9 +24,101 @@ def run_first_chunk(folder: Path, task: str, rows: list[dict[str, Any]], **optio
     pl.DataFrame(rows).write_parquet(source)
     settings = RunSettings(source=str(source), out=folder / "out", task=f"tests.custom_tasks:{task}", **options)
     settings.layout.make()
-    chunk = make_plan(settings).chunks[0]
-    run_chunk(settings, chunk, ManagedModel(PlaceholderImageGeneration(), store=GenerationStore(settings.store_url)))
-    return pl.read_parquet(part_path(settings.layout, chunk))
+    run = FirstChunk(settings)
+    run.run()
+    return run.part()
+
+
+class FirstChunk:
+    """The first chunk of a plan, answered by a placeholder model as often as wanted."""
+
+    def __init__(self, settings: RunSettings) -> None:
+        self.settings = settings
+        self.model = ManagedModel(PlaceholderImageGeneration(), store=GenerationStore(settings.store_url))
+        self.chunk = make_plan(settings, [self.model.model]).chunks[0]
+
+    def run(self) -> dict[str, Any]:
+        """Gives the manifest."""
+        return run_chunk(self.settings, self.chunk, self.model)
+
+    def part(self) -> pl.DataFrame:
+        return pl.read_parquet(part_path(self.settings.layout, self.chunk))
+
+
+happened: list[str] = []
+"""What the tasks below did, in order."""
+
+
+class Opening(ImageGeneration):
+    """Opens something of its own before it works, and closes it afterwards."""
+
+    def load(self) -> None:
+        happened.append("load")
+        super().load()
+
+    def unload(self) -> None:
+        happened.append("unload")
+        super().unload()
+
+    def process(self, inputs: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+        happened.append("process")
+        yield from super().process(inputs)
+
+
+class OpeningInVain(Opening):
+    def process(self, inputs: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+        raise LookupError("no such brush")
+        yield inputs
+
+
+class NotOpening(Opening):
+    def load(self) -> None:
+        raise LookupError("no such box of brushes")
+
+
+class DislikesBicycles(ImageGeneration):
+    def format_output(self, output: Image, input: dict[str, Any]) -> dict[str, Any]:
+        if "bicycle" in input["prompt"]:
+            raise ValueError("not a bicycle again")
+        return {"image": output}
+
+
+def first_chunk(folder: Path, task: str) -> FirstChunk:
+    """The chunk of all prompts, for a task of this module."""
+    happened.clear()
+    pl.DataFrame({"prompt": PROMPTS}).write_parquet(folder / "source.parquet")
+    settings = RunSettings(source=str(folder / "source.parquet"), out=folder / "out", task=f"{__name__}:{task}")
+    settings.layout.make()
+    return FirstChunk(settings)
+
+
+def test_a_task_is_loaded_before_it_works_and_unloaded_after_while_the_model_stays_open(tmp_path: Path) -> None:
+    first = first_chunk(tmp_path, "Opening")
+    assert first.run()["failed"] == {}
+    assert happened == ["load", "process", "unload"]
+    assert first.run()["reused"] == 3
+    assert happened == ["load", "process", "unload"] * 2
+
+
+def test_a_task_is_unloaded_also_where_its_process_raises(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match=r"process of the task 'OpeningInVain' raised LookupError: no such brush"):
+        first_chunk(tmp_path, "OpeningInVain").run()
+    assert happened == ["load", "unload"]
+
+
+def test_a_load_that_raises_is_an_error_that_names_the_task(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match=r"load of the task 'NotOpening' raised LookupError: no such box of brushes"):
+        first_chunk(tmp_path, "NotOpening").run()
+    assert happened == []
+
+
+def test_the_manifest_counts_as_reused_only_images_that_reached_their_row(tmp_path: Path) -> None:
+    first = first_chunk(tmp_path, "DislikesBicycles")
+    manifest = first.run()
+    assert (manifest["generations"], manifest["failed"], manifest["reused"]) == (3, {"task": 1}, 0)
+    manifest = first.run()
+    assert (manifest["generations"], manifest["failed"], manifest["reused"]) == (3, {"task": 1}, 2)
+    assert first.part()["reused"].to_list() == [True, True, True]
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,11 @@ from typing import Any
 
 import polars as pl
 import pytest
+from imagetask_flows.preview import preview_rows
 
 from imagetask import ImageDataset
+from imagetask.runs import Run, counts_so_far
+from imagetask.settings import RunSettings
 from tests.conftest import Generate
 from tests.model_server import ModelServer
 
@@ -249,6 +252,32 @@ def test_datasets_that_share_a_store_share_their_generations(story: Story, tmp_p
     story.out = tmp_path / "another"
     assert story.run(store=store) == []
     assert story.images() == images
+
+
+def test_a_preview_into_the_folder_of_a_run_leaves_its_record_and_its_chunks_as_they_are(story: Story) -> None:
+    story.run()
+    run, counts = Run.read(story.out), counts_so_far(story.out)
+    story.server.reset()
+    source = story.source.with_name("others.csv")
+    pl.DataFrame({"prompt": ["a hen", "a bee"]}).write_csv(source)
+    url = story.server.openai_url
+    preview_rows(RunSettings(source=str(source), out=story.out, model=["openai:m"], base_url=url, chunk_rows=1), 1)
+
+    assert story.server.prompts == ["a hen"]
+    assert (Run.read(story.out), counts_so_far(story.out)) == (run, counts)
+    assert story.run(chunk_rows=None) == []
+    assert chunk_states(3) == ["Cached"] * 3
+
+
+def test_a_server_that_alone_names_the_model_is_another_model_elsewhere(
+    story: Story, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", story.server.openai_url)
+    everything = story.run(model="openai", base_url=None)
+    with ModelServer() as elsewhere:
+        monkeypatch.setenv("OPENAI_BASE_URL", elsewhere.openai_url)
+        assert story.run(model="openai", base_url=None) == []
+        assert sorted(elsewhere.prompts) == everything
 
 
 TASK = """

@@ -45,6 +45,13 @@ def test_rows_from_python_become_a_dataset(prefect_server: None, tmp_path: Path,
     assert dataset.to_pil(1) is not None
 
 
+def test_wrong_option_from_python_is_told_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no option modle"):
+        imagetask_flows.generate([{"prompt": "a red bicycle"}], tmp_path / "out", modle="placeholder")
+    with pytest.raises(UsageError, match="has no column 'prompt'"):
+        imagetask_flows.generate([{"text": "a red bicycle"}], tmp_path / "other", model="placeholder")
+
+
 def test_more_failed_rows_than_allowed_stop_the_run_and_the_images_are_kept(
     generate: Generate, model_server: ModelServer, tmp_path: Path
 ) -> None:

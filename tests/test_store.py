@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,24 @@ def test_debris_of_killed_processes_is_swept_when_it_is_old(store: GenerationSto
     assert store.sweep() == 2
     assert [debris.exists() for debris in (old, new, own)] == [False, True, False]
     assert store.get(KEY) is not None
+
+
+def test_processes_of_one_number_probe_a_store_at_once(store: GenerationStore, tmp_path: Path) -> None:
+    """As in containers, where each first process is number 1."""
+    with ThreadPoolExecutor(8) as pool:
+        for probed in [pool.submit(store.check) for _ in range(200)]:
+            probed.result(10)
+    assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_probe_of_a_killed_process_is_swept_when_it_is_old(store: GenerationStore, tmp_path: Path) -> None:
+    store.put(KEY, {}, picture())
+    old, new = tmp_path / "store" / "probe-1", tmp_path / "store" / "probe-2"
+    for probe in (old, new):
+        probe.write_bytes(b"imagetask")
+    os.utime(old, (time.time() - 3600,) * 2)
+    assert store.sweep() == 1
+    assert (old.exists(), new.exists()) == (False, True)
 
 
 def test_store_in_place_of_a_file_is_an_error(tmp_path: Path) -> None:

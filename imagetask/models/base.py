@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal
 
@@ -169,8 +169,3 @@ class AsyncImageGenerationModel(ImageGenerationModel):
 
 def _error(generation: Generation) -> GenerationError:
     return GenerationError(generation.error_kind or "unknown", generation.error_message or "no image came")
-
-
-def requests_of(inputs: Iterable[str | ImageRequest], defaults: Mapping[str, Any]) -> list[ImageRequest]:
-    """Each input as a request that has `defaults` where it says nothing itself."""
-    return [(ImageRequest(item) if isinstance(item, str) else item).with_defaults(defaults) for item in inputs]

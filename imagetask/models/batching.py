@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from imagetask.errors import GenerationError
 from imagetask.images import Image
+from imagetask.models.answers import failure_of, type_name
 from imagetask.models.base import ImageGenerationModel, ImageRequest
 
 
@@ -33,13 +34,7 @@ class Batches:
         while self._queue:
             batch = [self._queue.popleft() for _ in range(min(self._model.batch_size, len(self._queue)))]
             requests = [request for request, _ in batch]
-            try:
-                results = await loop.run_in_executor(self._thread, self._model.generate, requests)
-            except Exception as error:
-                results = [_failure(error)] * len(batch)
-            if len(results) != len(batch):
-                problem = f"{type(self._model).__name__}.generate gave {len(results)} results for {len(batch)} requests"
-                results = [GenerationError("config", problem)] * len(batch)
+            results = await loop.run_in_executor(self._thread, self._generated, requests)
             for (_, answer), result in zip(batch, results, strict=True):
                 if answer.done():
                     continue
@@ -48,10 +43,21 @@ class Batches:
                 else:
                     answer.set_exception(result)
 
+    def _generated(self, requests: list[ImageRequest]) -> list[Image | GenerationError]:
+        """One image or failure for each request, whatever `generate` raises or gives."""
+        try:
+            results: object = self._model.generate(requests)
+        except (Exception, SystemExit) as error:
+            return [failure_of(error)] * len(requests)
+        name = f"{type(self._model).__name__}.generate"
+        if not isinstance(results, list | tuple):
+            return [_wrong(name, results)] * len(requests)
+        if len(results) != len(requests):
+            problem = f"{name} gave {len(results)} results for {len(requests)} requests"
+            return [GenerationError("config", problem)] * len(requests)
+        return [one if isinstance(one, Image | GenerationError) else _wrong(name, one) for one in results]
 
-def _failure(error: Exception) -> GenerationError:
-    if isinstance(error, GenerationError):
-        return error
-    failure = GenerationError("unknown", f"{type(error).__name__}: {error}")
-    failure.__cause__ = error
-    return failure
+
+def _wrong(name: str, value: object) -> GenerationError:
+    problem = f"{name} must return an Image or a GenerationError for each request, not {type_name(value)}"
+    return GenerationError("config", problem)

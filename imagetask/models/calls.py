@@ -13,11 +13,13 @@ from typing import Any, TypeVar
 
 from imagetask.errors import ErrorKind, GenerationError, ImageError, RunStopped, StopReason, StorageError
 from imagetask.images import Image, check_image
+from imagetask.models.answers import image_of
 from imagetask.models.base import AsyncImageGenerationModel, Generation, ImageGenerationModel, ImageRequest
 from imagetask.models.batching import Batches
 from imagetask.models.event_loop import IMAGE_THREADS, EventLoopThread
+from imagetask.models.final_failures import FinalFailures
 from imagetask.models.pacing import Pace
-from imagetask.models.records import from_record, to_record
+from imagetask.models.records import from_record, plain_info, to_record
 from imagetask.models.treatments import DOWNLOADS, FIRST_ROWS, LONGEST_WAIT, TREATMENTS
 from imagetask.store import GenerationStore
 
@@ -36,7 +38,10 @@ _LONGEST_PAUSE = 60.0
 
 @dataclass(slots=True)
 class Tally:
-    """What became of the generations of a run in this process, so far. waiting_until: time.monotonic()."""
+    """What became of the generations of a run in this process, so far. done, and of these reused: images.
+
+    waiting_until: time.monotonic().
+    """
 
     done: int = 0
     reused: int = 0
@@ -48,9 +53,9 @@ class Tally:
     def add(self, generation: Generation) -> None:
         if generation.error_kind is None:
             self.done += 1
+            self.reused += generation.reused
         else:
             self.failed[generation.error_kind] += 1
-        self.reused += generation.reused
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +84,10 @@ class _History:
 
 
 class Calls:
-    """All calls of one model in this process: one pace, one store, one stop. Its coroutines live on one event loop."""
+    """All calls of one model in a run in this process: one pace, one store, one stop; lives on one event loop.
+
+    With a store, a failure is final for the run: a chunk that is tried again gets it, and makes no call.
+    """
 
     def __init__(
         self,
@@ -101,6 +109,7 @@ class Calls:
         self._loading_since: float | None = None
         self._any_answer = False
         self._first_failures: dict[str, list[ErrorKind | None]] = {"call": [], "task": []}
+        self._failures = FinalFailures()
 
     async def generation(self, ask: Ask) -> Generation:
         """The generation of a key: equal keys in flight wait for one call. Raises `RunStopped`."""
@@ -145,11 +154,15 @@ class Calls:
     async def _remembered(self, ask: Ask) -> Generation | None:
         if self.store is None:
             return None
+        if (failed := self._failures.get(ask.key)) is not None:
+            return failed
         record = await self._off_loop(self.store.get, ask.key)
         if record is None:
             return None
-        self.note_start("call", None, None)
-        return from_record(record, self.store)
+        generation = from_record(record, self.store)
+        if generation.error_kind is None:
+            self.note_start("call", None, None)
+        return generation
 
     async def _made(self, ask: Ask) -> Generation:
         history = _History(seed=ask.seed)
@@ -161,9 +174,22 @@ class Calls:
             except GenerationError as error:
                 if await self._treated(error, ask, history):
                     continue
-                generation = await self._failed(error, ask, history)
-            self.note_start("call", generation.error_kind, generation.error_message)
+                generation = self._generation(ask, history, error=error)
+                logger.warning("a row failed after %d attempts: %s", history.attempts, error)
+            await self._noted(generation)
             return generation
+
+    async def _noted(self, generation: Generation) -> None:
+        """Takes what a call came to, and makes failures durable that the next run is not to ask again."""
+        kind = generation.error_kind
+        self.note_start("call", kind, generation.error_message)
+        if self.store is None:
+            return
+        if kind is not None:
+            self._failures.add(generation, kind)
+        stopped_for = None if self.stopped is None else self.stopped.kind
+        for failed in self._failures.take_durable(self.started("call"), stopped_for):
+            await self._off_loop(self.store.put, failed.key, to_record(failed), None)
 
     async def _attempt(self, ask: Ask, history: _History) -> Generation:
         """One call, to the durable image. The place is given back once there is room for checking the image."""
@@ -190,36 +216,30 @@ class Calls:
             self._unchecked.release()
 
     async def _asked(self, request: ImageRequest) -> Image:
-        """The model's answer; anything that the backend did not classify is of kind "unknown"."""
-        call: Awaitable[Image]
-        if isinstance(self.model, AsyncImageGenerationModel):
-            call = self.model.agenerate(request)
-        else:
-            assert self._batches is not None
-            call = self._batches.agenerate(request)
+        """The model's image; one that was paid for and not fetched is fetched again. Raises `GenerationError`."""
+        method = "agenerate" if self._batches is None else "generate"
         try:
-            return await call
+            return await image_of(lambda: self._call(request), f"{type(self.model).__name__}.{method}")
         except GenerationError as error:
             if error.again is None:
                 raise
-            return await self._downloaded_again(error)
-        except ImageError as error:
-            raise GenerationError("corrupt_image", str(error)) from error
-        except Exception as error:
-            raise GenerationError("unknown", f"{type(error).__name__}: {error}") from error
+            return await self._downloaded_again(error, error.again)
 
-    async def _downloaded_again(self, error: GenerationError) -> Image:
+    def _call(self, request: ImageRequest) -> Awaitable[Image]:
+        if isinstance(self.model, AsyncImageGenerationModel):
+            return self.model.agenerate(request)
+        assert self._batches is not None
+        return self._batches.agenerate(request)
+
+    async def _downloaded_again(self, error: GenerationError, again: Callable[[], Awaitable[Any]]) -> Image:
         for number in range(DOWNLOADS):
-            assert error.again is not None
             await self._sleep(RETRY_DELAY * 2**number)
             try:
-                image: Image = await error.again()
+                return await image_of(again, "GenerationError.again")
             except GenerationError as next_error:
                 if next_error.again is None:
                     raise
-                error = next_error
-            else:
-                return image
+                error, again = next_error, next_error.again
         raise error
 
     def _keep(self, image: Image, ask: Ask, history: _History) -> Generation:
@@ -282,13 +302,6 @@ class Calls:
         logger.info("waiting %.1f s (%s)", pause, error)
         await self._sleep(pause)
 
-    async def _failed(self, error: GenerationError, ask: Ask, history: _History) -> Generation:
-        generation = self._generation(ask, history, error=error)
-        logger.warning("a row failed after %d attempts: %s", history.attempts, error)
-        if self.store is not None and not TREATMENTS[error.kind].asked_again:
-            await self._off_loop(self.store.put, ask.key, to_record(generation), None)
-        return generation
-
     def _generation(
         self, ask: Ask, history: _History, *, image: Image | None = None, error: GenerationError | None = None
     ) -> Generation:
@@ -305,7 +318,7 @@ class Calls:
             attempts=history.attempts,
             latency=history.latency,
             maybe_billed=history.maybe_billed,
-            info=history.info,
+            info=plain_info(history.info),
         )
 
     async def _off_loop(self, work: Callable[..., T], *arguments: Any) -> T:

@@ -6,6 +6,7 @@ import asyncio
 import copy
 import hashlib
 import json
+import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -17,11 +18,11 @@ from imagetask.models.base import (
     Generation,
     ImageGenerationModel,
     ImageRequest,
-    requests_of,
 )
 from imagetask.models.calls import Ask, Calls, Tally
 from imagetask.models.event_loop import event_loop
 from imagetask.models.pacing import Pace
+from imagetask.models.redact import one_line
 from imagetask.store import GenerationStore, generation_key
 
 MAX_CONCURRENCY = 64
@@ -53,6 +54,8 @@ class ManagedModel:
         self._thread = event_loop()
         self._calls = Calls(model, store, Pace(max_concurrency, requests_per_minute), self._thread)
         self._loaded = False
+        self._loading = threading.Lock()
+        self._owner: ManagedModel | None = None
         self._ordinals: Sequence[int] | None = None
         self.asked: list[list[Generation]] | None = None
 
@@ -67,8 +70,24 @@ class ManagedModel:
 
     def load(self) -> None:
         """Opens the model's client or weights. Raises `RunStopped` where it cannot, for example for lack of a key."""
-        if self._loaded:
+        if self._owner is not None:
+            self._owner.load()
             return
+        with self._loading:
+            if not self._loaded:
+                self._load()
+                self._loaded = True
+
+    def unload(self) -> None:
+        """Closes what `load` opened. Through a view it does nothing: other chunks may be using the model."""
+        if self._owner is not None:
+            return
+        with self._loading:
+            if self._loaded:
+                self._loaded = False
+                self._unload()
+
+    def _load(self) -> None:
         try:
             if self.store is not None:
                 self.store.check()
@@ -79,13 +98,8 @@ class ManagedModel:
             raise self._calls.stop(error.kind, error.message) from error
         except StorageError as error:
             raise self._calls.stop("storage", str(error)) from error
-        self._loaded = True
 
-    def unload(self) -> None:
-        """Closes what `load` opened."""
-        if not self._loaded:
-            return
-        self._loaded = False
+    def _unload(self) -> None:
         if isinstance(self.model, AsyncImageGenerationModel):
             self._thread.run(self.model.aunload())
         self.model.unload()
@@ -109,6 +123,7 @@ class ManagedModel:
         The view's `asked` holds the generations of each row that was asked for, in the order of asking.
         """
         view = copy.copy(self)
+        view._owner = self._owner or self
         view._ordinals, view.asked = ordinals, []
         return view
 
@@ -126,10 +141,11 @@ class ManagedModel:
         A failed generation is in its place, with its kind. Raises `RunStopped` when no more calls may be made.
         """
         self.load()
-        done = self._asked_in_vain(inputs, num_generations)
-        valid = [i for i, failed in enumerate(done) if failed is None]
         defaults = {**self.get_generation_kwargs(), **kwargs}
-        requests = requests_of([inputs[i] for i in valid], defaults)  # type: ignore[misc]
+        wanted = [_request_of(item, defaults) for item in inputs]
+        done = self._asked_in_vain(wanted, num_generations)
+        valid = [i for i, failed in enumerate(done) if failed is None]
+        requests = [request for request in wanted if isinstance(request, ImageRequest)]
         identities = [self._identity(request) for request in requests]
         ordinals = self._ordinals_of(valid, identities)
         asks = [
@@ -167,12 +183,13 @@ class ManagedModel:
         self.tally.add(generation)
         return generation
 
-    def _asked_in_vain(self, inputs: Sequence[Input], num_generations: int) -> list[list[Generation] | None]:
-        """The failed generations of inputs that cannot be asked for; None for those that can."""
+    def _asked_in_vain(
+        self, wanted: Sequence[ImageRequest | GenerationError], num_generations: int
+    ) -> list[list[Generation] | None]:
+        """The failed generations of what cannot be asked for; None for what can."""
         found: list[list[Generation] | None] = []
-        for item in inputs:
-            error = _unfit(item)
-            if error is None:
+        for error in wanted:
+            if isinstance(error, ImageRequest):
                 found.append(None)
                 continue
             name = self.model_name
@@ -221,18 +238,34 @@ class ManagedModel:
 
 def _derived_seed(parts: list[Any]) -> int:
     """A seed of 31 bits, which every backend takes, from everything that tells one generation from another."""
-    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
-def _unfit(item: object) -> GenerationError | None:
-    """Why an input cannot be asked for, or None."""
+def _request_of(item: Input, defaults: Mapping[str, Any]) -> ImageRequest | GenerationError:
+    """An input as a request that has `defaults` where it says nothing itself; or why it cannot be asked for."""
     if isinstance(item, GenerationError):
         return item
-    prompt = item.prompt if isinstance(item, ImageRequest) else item
+    if failure := _unfit_prompt(item.prompt if isinstance(item, ImageRequest) else item):
+        return failure
+    request = (item if isinstance(item, ImageRequest) else ImageRequest(str(item))).with_defaults(defaults)
+    return _unfit_parameter(request) or request
+
+
+def _unfit_prompt(prompt: object) -> GenerationError | None:
     if prompt is None:
         return GenerationError("invalid_input", "the prompt is null")
     if not isinstance(prompt, str):
         return GenerationError("invalid_input", f"the prompt is no text but {type(prompt).__name__}")
     return None if prompt.strip() else GenerationError("invalid_input", "the prompt is empty")
+
+
+def _unfit_parameter(request: ImageRequest) -> GenerationError | None:
+    """Neither key nor record could hold a parameter that is not JSON: its image would be paid for and lost."""
+    for name, value in {**request.parameters(), "seed": request.seed}.items():
+        try:
+            json.dumps(value, sort_keys=True, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            return GenerationError("invalid_input", one_line(f"the parameter {name!r} is not JSON: {error}"))
+    return None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from imagetask.models.base import Generation
+from imagetask.models.redact import one_line
 from imagetask.store import GenerationStore
 
 _RECORDED = ("model_name", "prompt", "seed", "generation", "error_kind", "error_message", "attempts", "latency")
@@ -19,6 +21,15 @@ def to_record(generation: Generation) -> dict[str, Any]:
         "maybe_billed": generation.maybe_billed,
         "info": dict(generation.info),
     }
+
+
+def plain_info(info: Mapping[str, Any]) -> dict[str, Any]:
+    """What a backend said beside the picture, as JSON: text in place of what JSON has no word for."""
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(dict(info), default=str, skipkeys=True))
+    except (TypeError, ValueError) as error:
+        return {"unreadable": one_line(str(error))}
+    return plain
 
 
 def from_record(record: Mapping[str, Any], store: GenerationStore) -> Generation:

@@ -10,10 +10,11 @@ from typing import Annotated, Any
 from PIL import Image as PILImage
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from imagetask.errors import GenerationError
+from imagetask.errors import GenerationError, ImageError, ImageTaskError
 from imagetask.images import Image, image_to_str
 from imagetask.models.base import Generation, ImageGenerationModel, ImageRequest
 from imagetask.models.managed import Input, ManagedModel
+from imagetask.models.redact import one_line
 
 Row = dict[str, Any]
 
@@ -228,7 +229,10 @@ def group_status(generations: Sequence[Generation]) -> str:
 
 
 def _task_failure(where: str, error: Exception) -> GenerationError:
-    return GenerationError("task", f"{where} raised {type(error).__name__}: {error}")
+    """What the task's own code did wrong. A store that failed, or a run that stopped, is raised again."""
+    if isinstance(error, ImageTaskError) and not isinstance(error, ImageError | GenerationError):
+        raise error
+    return GenerationError("task", one_line(f"{where} raised {type(error).__name__}: {error}"))
 
 
 def _json(value: Any) -> str:

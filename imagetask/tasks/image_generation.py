@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from imagetask.images import Image
+from imagetask.models.base import ImageRequest
 from imagetask.tasks.base import ImageTask, Row
 
 
@@ -30,8 +31,9 @@ class ImageGeneration(ImageTask):
     def outputs(self) -> Sequence[str] | Mapping[str, Any]:
         return ["image", "model_name"]
 
-    def format_input(self, input: Row) -> Any:
-        return input["prompt"]
+    def format_input(self, input: Row) -> str | ImageRequest:
+        prompt: str | ImageRequest = input["prompt"]
+        return prompt
 
     def format_output(self, output: Image, input: Row) -> Row:
         return {"image": output}

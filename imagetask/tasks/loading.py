@@ -7,13 +7,17 @@ import importlib
 import inspect
 import sys
 from functools import cache
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 from imagetask.errors import UsageError
 from imagetask.tasks.base import ImageTask
 
+_read: dict[str, tuple[ModuleSpec | None, bytes]] = {}
+"""Module name → the import of it whose file was read, and the file as it was then."""
 
-@cache
+
 def load_task(path: str) -> type[ImageTask]:
     """The task class that `my_module:MyTask` names; the working folder counts. Raises `UsageError`."""
     module_name, colon, name = path.partition(":")
@@ -38,19 +42,27 @@ def load_task(path: str) -> type[ImageTask]:
 
 @cache
 def code_digest(task: type[ImageTask]) -> str:
-    """A digest of the modules that define the task and its bases, as they were when it was first asked for."""
+    """A digest of the modules that define the task and its bases.
+
+    It belongs to the class: where a file is edited after its module was imported, class and digest stay the old ones.
+    """
     digest = hashlib.blake2b(digest_size=16)
     for base in task.__mro__:
         if issubclass(base, ImageTask) and (module := sys.modules.get(base.__module__)) is not None:
             digest.update(f"{base.__module__}.{base.__qualname__}\n".encode())
-            digest.update(_source(base, getattr(module, "__file__", None)))
+            digest.update(_source(base, module))
     return digest.hexdigest()
 
 
-def _source(kind: type, file: str | None) -> bytes:
-    """The file of the class; the class alone where it was typed into a notebook or a shell."""
+def _source(kind: type, module: ModuleType) -> bytes:
+    """The file of the class, as it was first seen since its import; the class alone where it was typed into a shell."""
+    file = getattr(module, "__file__", None)
     if file is not None and Path(file).is_file():
-        return Path(file).read_bytes()
+        spec, text = _read.get(module.__name__, (None, None))
+        if text is None or spec is not module.__spec__:  # a reload has a new spec
+            text = Path(file).read_bytes()
+            _read[module.__name__] = (module.__spec__, text)
+        return text
     try:
         return inspect.getsource(kind).encode()
     except (OSError, TypeError) as error:
