@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from imagetask.errors import GenerationError, RunStopped
+from imagetask.errors import DatasetError, GenerationError, RunStopped
 from imagetask.models import AsyncImageGenerationModel, ImageGenerationModel, model_class, split_model
 from imagetask.plan import open_source
+from imagetask.runs import is_running
 from imagetask.settings import RunSettings
 
 from .models_in_use import make_model
@@ -13,6 +14,8 @@ from .models_in_use import make_model
 def check_before_start(settings: RunSettings) -> None:
     """Raises `UsageError` for a source, task, model or folder that cannot work, `RunStopped` for a missing key."""
     settings.layout.check()
+    if is_running(settings.layout):
+        raise DatasetError(f"another run is writing into {settings.out}: wait for it to end, or stop it")
     open_source(settings)
     for model in settings.model:
         if settings.credentials is None:

@@ -82,18 +82,22 @@ def preview(
 @app.command
 def status(folder: Annotated[Path, Parameter(help="Folder of the dataset.")], /) -> int:
     """Tell how far the last run into FOLDER is, what failed, and how to go on."""
-    from imagetask.runs import Run, counts_so_far
+    from imagetask.runs import Run, counts_so_far, is_running
 
     run = Run.read(folder)
     total, counts = counts_so_far(folder)
-    console.print(f"{folder}: {run.state}" + (f": {run.message}" if run.message else ""), highlight=False, markup=False)
-    console.print(f"images: {counts.done:,} of {total:,} in finished chunks", highlight=False, markup=False)
+    running = is_running(run.settings.layout)
+    state = "running" if running else "was killed" if run.state == "running" else run.state
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    say(f"{folder}: {state}" + (f": {run.message}" if run.message else ""))
+    say(f"images: {counts.done:,} of {total:,}, counted chunk by chunk")
     for kind, count in sorted(counts.failed.items()):
-        console.print(f"failed: {count:,} {kind}", highlight=False, markup=False)
-    if run.state != "finished":
-        console.print(
-            f"go on:  {command_of(run.settings, run.started_in)}", highlight=False, markup=False, soft_wrap=True
-        )
+        say(f"failed: {count:,} {kind}")
+    if not running and run.state != "finished":
+        say(f"go on:  {command_of(run.settings, run.started_in)}")
     return DONE
 
 

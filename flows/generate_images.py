@@ -20,7 +20,7 @@ from imagetask.dataset import build_dataset
 from imagetask.errors import ImageTaskError, RunStopped, StorageError
 from imagetask.models.managed import MAX_CONCURRENCY
 from imagetask.plan import Chunk, Plan, make_plan
-from imagetask.runs import Counts, Run
+from imagetask.runs import Counts, Run, alone_in
 from imagetask.settings import DEFAULT_TASK, RunSettings
 from imagetask.store import GenerationStore
 
@@ -166,10 +166,15 @@ def generate_images(
     parameters = {name: value for name, value in locals().items() if value is not None}
     settings = RunSettings.checked(**parameters)
     settings.layout.make()
+    with alone_in(settings.layout):
+        return asdict(_recorded(settings, str(flow_run.id)))
+
+
+def _recorded(settings: RunSettings, run_id: str) -> Counts:
+    """The run, with its record in the dataset folder from start to end."""
     if not Run.ended_well(settings.out):
         GenerationStore(settings.store_url).sweep()
     run = Run.start(settings)
-    run_id = str(flow_run.id)
     try:
         counts = _generated(settings, run_id)
     except RunStopped as error:
@@ -184,7 +189,7 @@ def generate_images(
     finally:
         close_models(run_id)
     run.end("finished")
-    return asdict(counts)
+    return counts
 
 
 def _generated(settings: RunSettings, run_id: str) -> Counts:
@@ -226,8 +231,8 @@ def _windowed(settings: RunSettings, plan: Plan, run_id: str) -> Generator[tuple
             under_way[_submitted(settings, chunk)] = chunk
         while under_way:
             yield _next_ended(under_way)
-    except BaseException as error:
-        _stop_calls(run_id, error)
+    except BaseException:
+        stop_models(run_id, "interrupted", "the run ended before this was asked for")
         raise
     finally:
         for future in under_way:
@@ -250,11 +255,3 @@ def _submitted(settings: RunSettings, chunk: Chunk) -> PrefectFuture[Any]:
 
 def _too_many_failed(settings: RunSettings, failed_rows: int) -> RunStopped:
     return RunStopped("max_failed", f"{failed_rows} rows failed, more than --max-failed {settings.max_failed} allows")
-
-
-def _stop_calls(run_id: str, error: BaseException) -> None:
-    """No new calls, so that what is in flight ends soon, and is kept."""
-    if isinstance(error, RunStopped):
-        stop_models(run_id, error.kind, error.message)
-    else:
-        stop_models(run_id, "interrupted", "the run was interrupted")

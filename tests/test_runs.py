@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,15 @@ import polars as pl
 import pytest
 from imagetask_flows import monitoring
 from imagetask_flows.progress_bar import shown
+from prefect.settings import get_current_settings
 from rich.console import Console
 
 from imagetask import ImageDataset, RunStopped, UsageError
 from imagetask.runs import Run
 from imagetask.settings import RunSettings
-from tests.command_line import STOPPED, WRONG_USAGE, imagetask
+from tests.command_line import DONE, STOPPED, WRONG_USAGE, command, environment, imagetask
 from tests.conftest import Generate
-from tests.model_server import ModelServer
+from tests.model_server import ModelServer, start_model_server
 
 
 def csv_of(folder: Path, *prompts: str) -> Path:
@@ -43,6 +45,38 @@ def test_rows_from_python_become_a_dataset(prefect_server: None, tmp_path: Path,
     rows = dataset.scan().select("prompt", "id", "status").collect()
     assert rows.rows() == [("a red bicycle", 7, "done"), ("a blue boat", 8, "done")]
     assert dataset.to_pil(1) is not None
+
+
+def test_second_run_into_a_folder_is_refused_while_the_first_goes_on(prefect_server: None, tmp_path: Path) -> None:
+    prefect_url = str(get_current_settings().api.url)
+    source = csv_of(tmp_path, *[f"prompt {n}" for n in range(40)])
+    with start_model_server(latency=0.5) as server:
+        words: list[str | Path] = [
+            "generate",
+            source,
+            "--out",
+            "out",
+            "--model",
+            "openai:m",
+            "--base-url",
+            server.openai_url,
+        ]
+        env = {"PREFECT_API_URL": prefect_url}
+        with subprocess.Popen(
+            command(*words, "--max-concurrency", "2"), cwd=tmp_path, env=environment(tmp_path, **env)
+        ) as first:
+            server.wait_for_calls(1, timeout=60)
+            told = imagetask("status", "out", cwd=tmp_path)
+            second = imagetask(*words, cwd=tmp_path, env=env)
+            calls = len(server.calls)
+            first.kill()
+        assert second.code == WRONG_USAGE
+        assert "another run is writing into" in second.text
+        assert calls < 40
+        assert "running" in told.text
+        assert "go on" not in told.text
+        assert "was killed" in imagetask("status", "out", cwd=tmp_path).text
+        assert imagetask(*words, cwd=tmp_path, env=env).code == DONE
 
 
 def test_wrong_option_from_python_is_told_before_anything_starts(tmp_path: Path) -> None:
