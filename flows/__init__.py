@@ -32,7 +32,7 @@ def generate(
     from imagetask.dataset import ImageDataset
     from imagetask.layout import Layout
     from imagetask.settings import RunSettings
-    from imagetask.sources import scan_source
+    from imagetask.sources import read_errors, scan_source, source_name
 
     from .check import check_before_start
 
@@ -40,10 +40,11 @@ def generate(
         source = str(source)
     elif not (isinstance(source, list) and all(isinstance(item, str) for item in source)):
         layout = Layout(Path(out).absolute())
-        frame = scan_source(source)
+        name, frame = source_name(source), scan_source(source)
         layout.make()
         source = str(layout.state / "source.parquet")
-        frame.sink_parquet(source)
+        with read_errors(name):
+            frame.sink_parquet(source)
     check_before_start(RunSettings.checked(source=source, out=out, **options))
     from .generate_images import generate_images
 
