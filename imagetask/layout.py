@@ -69,6 +69,11 @@ class Layout:
         return self.state / "run.json"
 
     @property
+    def lock(self) -> Path:
+        """Held by the run that writes into the folder."""
+        return self.state / "lock"
+
+    @property
     def shards(self) -> Path:
         return self.state / "shards.json"
 

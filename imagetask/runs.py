@@ -96,7 +96,7 @@ def alone_in(layout: Layout) -> Iterator[None]:
 
     Raises `DatasetError` where another run, in this process or another, holds it.
     """
-    lock = FileLock(layout.state / "lock")
+    lock = FileLock(layout.lock)
     try:
         lock.acquire(timeout=1.0)
     except Timeout:
@@ -109,10 +109,10 @@ def alone_in(layout: Layout) -> Iterator[None]:
 
 def is_running(layout: Layout) -> bool:
     """Whether a run holds the dataset folder."""
-    if not layout.state.is_dir():
+    if not layout.lock.is_file():
         return False
     try:
-        with FileLock(layout.state / "lock", timeout=0):
+        with FileLock(layout.lock, timeout=0):
             return False
     except Timeout:
         return True

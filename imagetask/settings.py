@@ -119,7 +119,9 @@ class RunSettings(BaseModel):
             first = error.errors(include_url=False, include_input=False)[0]
             option = str(first["loc"][0]).replace("_", "-") if first["loc"] else "settings"
             if first["type"] == "extra_forbidden":
-                raise UsageError(f"there is no option {option}; there are {', '.join(cls.model_fields)}") from None
+                raise UsageError(
+                    f"--{option}: there is no such option; there are {', '.join(cls.model_fields)}"
+                ) from None
             message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
             raise UsageError(f"--{option}: {message}") from None
 

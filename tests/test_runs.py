@@ -80,7 +80,7 @@ def test_second_run_into_a_folder_is_refused_while_the_first_goes_on(prefect_ser
 
 
 def test_wrong_option_from_python_is_told_before_anything_starts(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="there is no option modle"):
+    with pytest.raises(UsageError, match="--modle: there is no such option"):
         imagetask_flows.generate([{"prompt": "a red bicycle"}], tmp_path / "out", modle="placeholder")
     with pytest.raises(UsageError, match="has no column 'prompt'"):
         imagetask_flows.generate([{"text": "a red bicycle"}], tmp_path / "other", model="placeholder")
