@@ -3,7 +3,7 @@
     python benchmarks/throughput.py            # 3,000 images, 0.2 s a call, 50 at a time; 1,000 PNGs of 1.5 MB
     python benchmarks/throughput.py --short    # a tenth of it
 
-Each figure is the median of `--runs` interleaved runs (default 3); all processes run on this machine.
+Each figure is the median of `--runs` interleaved runs (default 5); all processes run on this machine.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def large(images: int, folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--short", action="store_true", help="a tenth of the images, one run")
     options = parser.parse_args()
     share = 10 if options.short else 1
