@@ -74,7 +74,8 @@ def _lines(console: Console, ended: threading.Event) -> None:
 
 
 def _speed(progress: monitoring.Progress) -> str:
-    return f"{progress.new_images / max(time.monotonic() - progress.started, 0.001):.1f}/s"
+    seconds = progress.chunk_seconds or time.monotonic() - progress.started
+    return f"{progress.new_images / max(seconds, 0.001):.1f}/s"
 
 
 def _note(progress: monitoring.Progress) -> str:
