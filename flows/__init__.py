@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,7 +33,7 @@ def generate(
     from imagetask.dataset import ImageDataset
     from imagetask.layout import Layout
     from imagetask.settings import RunSettings
-    from imagetask.sources import read_errors, scan_source, source_name
+    from imagetask.sources import scan_source, source_name
 
     from .check import check_before_start
 
@@ -42,11 +43,21 @@ def generate(
         layout = Layout(Path(out).absolute())
         name, frame = source_name(source), scan_source(source)
         layout.make()
-        source = str(layout.state / "source.parquet")
-        with read_errors(name):
-            frame.sink_parquet(source)
+        source = str(_written(frame, name, layout.state))
     check_before_start(RunSettings.checked(source=source, out=out, **options))
     from .generate_images import generate_images
 
     generate_images(source, str(out), **options)
     return ImageDataset(out)
+
+
+def _written(frame: pl.LazyFrame, name: str, folder: Path) -> Path:
+    """The frame as a Parquet file named by what it holds: one that an earlier run goes on with stays as it is."""
+    from imagetask.sources import read_errors
+
+    temporary = folder / f".source-{os.getpid()}.parquet"
+    with read_errors(name):
+        frame.sink_parquet(temporary)
+    with temporary.open("rb") as data:
+        digest = hashlib.file_digest(data, "blake2b").hexdigest()[:16]
+    return temporary.replace(folder / f"source-{digest}.parquet")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from imagetask.errors import DatasetError, GenerationError, RunStopped
+from imagetask.layout import is_running
 from imagetask.models import AsyncImageGenerationModel, ImageGenerationModel, model_class, split_model
 from imagetask.plan import open_source
-from imagetask.runs import is_running
 from imagetask.settings import RunSettings
 
 from .models_in_use import make_model

@@ -82,7 +82,8 @@ def preview(
 @app.command
 def status(folder: Annotated[Path, Parameter(help="Folder of the dataset.")], /) -> int:
     """Tell how far the last run into FOLDER is, what failed, and how to go on."""
-    from imagetask.runs import Run, counts_so_far, is_running
+    from imagetask.layout import is_running
+    from imagetask.runs import Run, counts_so_far
 
     run = Run.read(folder)
     total, counts = counts_so_far(folder)

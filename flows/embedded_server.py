@@ -50,6 +50,8 @@ def start_server(say: Callable[[str], None]) -> Callable[[], None]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     process = _process(port)
+    for name in ("NO_PROXY", "no_proxy"):  # no proxy stands between this process and itself
+        os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1")))
     url = os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
     refresh_global_settings_context()
     return lambda: _wait(url, process)

@@ -18,9 +18,10 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from imagetask.chunks import is_final, read_manifest, run_chunk, sweep_parts
 from imagetask.dataset import build_dataset
 from imagetask.errors import ImageTaskError, RunStopped, StorageError
+from imagetask.layout import alone_in
 from imagetask.models.managed import MAX_CONCURRENCY
 from imagetask.plan import Chunk, Plan, make_plan
-from imagetask.runs import Counts, Run, alone_in
+from imagetask.runs import Counts, Run
 from imagetask.settings import DEFAULT_TASK, RunSettings
 from imagetask.store import GenerationStore
 

@@ -14,6 +14,7 @@ from imagetask.store import GenerationStore
 
 _lock = threading.Lock()
 _models: dict[tuple[str, str], ManagedModel] = {}
+_stopped: dict[str, tuple[StopReason, str]] = {}
 _closed: dict[str, list[Tally]] = {}
 """What became of the generations of the run that was closed last."""
 
@@ -24,8 +25,10 @@ def open_model(settings: RunSettings, model: str, run: str) -> ManagedModel:
         managed = _models.get((run, model))
         if managed is None:
             managed = managed_model(settings, model)
-            managed.load()
             _models[run, model] = managed
+            if run in _stopped:
+                managed.stop(*_stopped[run])
+            managed.load()
         return managed
 
 
@@ -63,6 +66,7 @@ def make_model(settings: RunSettings, model: str) -> ImageGenerationModel:
 
 def stop_models(run: str, kind: StopReason, message: str) -> None:
     """No new calls by the run in this process."""
+    _stopped[run] = (kind, message)
     for (owner, _), managed in list(_models.items()):
         if owner == run:
             managed.stop(kind, message)
@@ -72,6 +76,7 @@ def close_models(run: str) -> None:
     """Closes the run's models in this process."""
     with _lock:
         closing = [_models.pop(key) for key in list(_models) if key[0] == run]
+        _stopped.pop(run, None)
         _closed.clear()
         _closed[run] = [managed.tally for managed in closing]
     for managed in closing:

@@ -14,7 +14,7 @@ from imagetask.card import card_text
 from imagetask.columns import image_columns
 from imagetask.errors import DatasetError
 from imagetask.images import Image
-from imagetask.layout import Layout, read_json, write_json, write_whole
+from imagetask.layout import Layout, alone_in, read_json, write_json, write_whole
 from imagetask.shards import shard_files, transform_shards, write_shards
 from imagetask.store import GenerationStore
 
@@ -79,8 +79,9 @@ class ImageDataset:
         settings = read_json(_card_settings(self._layout))
         if settings is None:
             raise DatasetError(f"{self.folder} was not made by a run of its own: transform a frame of it instead")
-        transform_shards(self._layout, [columns] if isinstance(columns, str) else columns)
-        return _described(self._layout, settings)
+        with alone_in(self._layout):
+            transform_shards(self._layout, [columns] if isinstance(columns, str) else columns)
+            return _described(self._layout, settings)
 
     def __repr__(self) -> str:
         return f"ImageDataset({str(self.folder)!r}, rows={len(self)}, image_columns={self.image_columns})"

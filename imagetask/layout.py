@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from imagetask.errors import DatasetError, StorageError
 
@@ -104,6 +108,38 @@ class Layout:
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DatasetError(f"{self.root} cannot be written: {error.strerror}; choose another folder") from error
+
+
+@contextmanager
+def alone_in(layout: Layout) -> Iterator[None]:
+    """Holds the dataset folder for one writer; a lock of a process that died holds nothing.
+
+    Raises `DatasetError` where another one, in this process or another, holds it, or where it cannot be written.
+    """
+    lock = FileLock(layout.lock, mode=0o666)
+    try:
+        lock.acquire(timeout=1.0)
+    except Timeout:
+        raise DatasetError(f"another run is writing into {layout.root}: wait for it to end, or stop it") from None
+    except OSError as error:
+        raise DatasetError(f"{layout.root} cannot be written: {error.strerror}; choose another folder") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_running(layout: Layout) -> bool:
+    """Whether a run holds the dataset folder. Raises `DatasetError` where that cannot be seen."""
+    if not layout.lock.is_file():
+        return False
+    try:
+        with FileLock(layout.lock, timeout=0, mode=0o666):
+            return False
+    except Timeout:
+        return True
+    except OSError as error:
+        raise DatasetError(f"{layout.lock} cannot be opened: {error.strerror}") from error
 
 
 def write_json(path: Path, value: Any) -> None:

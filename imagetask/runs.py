@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
-
-from filelock import FileLock, Timeout
 
 from imagetask.chunks import read_manifest
 from imagetask.errors import DatasetError
@@ -88,34 +85,6 @@ class Run:
         fields = {"version": FORMAT_VERSION, **asdict(self), "settings": self.settings.model_dump(mode="json")}
         write_json(self.settings.layout.run, fields)
         return self
-
-
-@contextmanager
-def alone_in(layout: Layout) -> Iterator[None]:
-    """Holds the dataset folder for one run; a lock of a process that died holds nothing.
-
-    Raises `DatasetError` where another run, in this process or another, holds it.
-    """
-    lock = FileLock(layout.lock)
-    try:
-        lock.acquire(timeout=1.0)
-    except Timeout:
-        raise DatasetError(f"another run is writing into {layout.root}: wait for it to end, or stop it") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def is_running(layout: Layout) -> bool:
-    """Whether a run holds the dataset folder."""
-    if not layout.lock.is_file():
-        return False
-    try:
-        with FileLock(layout.lock, timeout=0):
-            return False
-    except Timeout:
-        return True
 
 
 def counts_so_far(folder: str | Path) -> tuple[int, Counts]:

@@ -61,7 +61,7 @@ def write_snapshot(frame: pl.LazyFrame, inputs: Sequence[str], layout: Layout, n
                 table = batch.to_arrow()
                 writer = writer or pq.ParquetWriter(temporary, table.schema, compression="zstd")
                 writer.write_table(table)
-            hashes.extend(_hashes(batch.select(inputs)))
+            hashes.extend(_hashes(batch, inputs))
     finally:
         if writer is not None:
             with write_errors(layout.rows):
@@ -76,7 +76,7 @@ def write_snapshot(frame: pl.LazyFrame, inputs: Sequence[str], layout: Layout, n
 
 def first_ordinals(rows: pl.DataFrame, inputs: Sequence[str]) -> list[int]:
     """The ordinals that the first rows of a source have in its snapshot."""
-    ordinals: list[int] = _marks(array("Q", _hashes(rows.select(inputs))))["ordinal"].to_list()
+    ordinals: list[int] = _marks(array("Q", _hashes(rows, inputs)))["ordinal"].to_list()
     return ordinals
 
 
@@ -90,9 +90,9 @@ def _fits_parquet(name: str) -> Iterator[None]:
         ) from error
 
 
-def _hashes(inputs: pl.DataFrame) -> Iterator[int]:
-    """Of each row's inputs, 64 bits."""
-    for text in _row_texts(inputs):
+def _hashes(rows: pl.DataFrame, inputs: Sequence[str]) -> Iterator[int]:
+    """Of each row's inputs, 64 bits; without any inputs all rows are equal."""
+    for text in _row_texts(rows.select(inputs)) if inputs else [b"{}"] * rows.height:
         yield int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
 
 

@@ -170,3 +170,14 @@ class Raising(ImageGeneration):
     def process(self, inputs: list[Row]) -> Iterator[list[Row]]:
         raise LookupError("no such brush")
         yield inputs
+
+
+class OnlyOptional(ImageGeneration):
+    """No input that must be there."""
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        return {"style": "optional"}
+
+    def format_input(self, input: Row) -> str:
+        return f"a still life, {input.get('style', 'plain')}"

@@ -246,6 +246,15 @@ def test_the_first_rows_are_those_of_the_plan_and_nothing_is_written(tmp_path: P
     assert marks["ordinal"].to_list() == ordinals
 
 
+def test_rows_without_any_of_the_tasks_inputs_are_equal_rows_and_not_none(tmp_path: Path) -> None:
+    """A task may have none but optional inputs."""
+    settings = settings_for(tmp_path, [{"note": "one"}, {"note": "two"}], task="tests.custom_tasks:OnlyOptional")
+    assert planned(settings).rows == 2
+    _, marks = read_rows(settings.layout, 0, 2)
+    assert marks["ordinal"].to_list() == [0, 1]
+    assert first_rows(settings, 2)[1] == [0, 1]
+
+
 def files(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 

@@ -9,12 +9,13 @@ from typing import Any
 import imagetask_flows
 import polars as pl
 import pytest
-from imagetask_flows import monitoring
+from imagetask_flows import models_in_use, monitoring
 from imagetask_flows.progress_bar import shown
 from prefect.settings import get_current_settings
 from rich.console import Console
 
 from imagetask import ImageDataset, RunStopped, UsageError
+from imagetask.layout import Layout, alone_in
 from imagetask.runs import Run
 from imagetask.settings import RunSettings
 from tests.command_line import DONE, STOPPED, WRONG_USAGE, command, environment, imagetask
@@ -84,6 +85,29 @@ def test_wrong_option_from_python_is_told_before_anything_starts(tmp_path: Path)
         imagetask_flows.generate([{"prompt": "a red bicycle"}], tmp_path / "out", modle="placeholder")
     with pytest.raises(UsageError, match="has no column 'prompt'"):
         imagetask_flows.generate([{"text": "a red bicycle"}], tmp_path / "other", model="placeholder")
+
+
+def test_rows_from_python_do_not_replace_those_that_an_earlier_run_goes_on_with(
+    prefect_server: None, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    imagetask_flows.generate([{"prompt": "a red bicycle"}], out, model="placeholder")
+    source = Path(str(Run.read(out).settings.source))
+    with alone_in(Layout(out)), pytest.raises(UsageError, match="another run is writing into"):
+        imagetask_flows.generate([{"prompt": "a blue boat"}], out, model="placeholder")
+    assert pl.read_parquet(source)["prompt"].to_list() == ["a red bicycle"]
+
+
+def test_run_that_is_stopped_while_its_model_is_opened_makes_no_call(model_server: ModelServer, tmp_path: Path) -> None:
+    settings = RunSettings(source="a.csv", out=tmp_path / "out", **openai_at(model_server))
+    models_in_use.stop_models("the run", "interrupted", "stopped by hand")
+    try:
+        managed = models_in_use.open_model(settings, "openai:m", "the run")
+        with pytest.raises(RunStopped, match="stopped by hand"):
+            managed.generate_outputs(["a red bicycle"])
+    finally:
+        models_in_use.close_models("the run")
+    assert model_server.calls == []
 
 
 def test_more_failed_rows_than_allowed_stop_the_run_and_the_images_are_kept(

@@ -191,6 +191,12 @@ class Calls:
         for failed in self._failures.take_durable(self.started("call"), stopped_for):
             await self._off_loop(self.store.put, failed.key, to_record(failed), None)
 
+    async def close(self) -> None:
+        """Makes durable what was held back from the store until the start was over; the run is."""
+        if self.store is not None and (self.stopped is None or self.stopped.kind != "storage"):
+            for failed in self._failures.take_durable(True, None if self.stopped is None else self.stopped.kind):
+                await self._off_loop(self.store.put, failed.key, to_record(failed), None)
+
     async def _attempt(self, ask: Ask, history: _History) -> Generation:
         """One call, to the durable image. The place is given back once there is room for checking the image."""
         ticket = await self._pace.acquire()

@@ -100,6 +100,7 @@ class ManagedModel:
             raise self._calls.stop("storage", str(error)) from error
 
     def _unload(self) -> None:
+        self._thread.run(self._calls.close())
         if isinstance(self.model, AsyncImageGenerationModel):
             self._thread.run(self.model.aunload())
         self.model.unload()
