@@ -7,8 +7,8 @@ import threading
 from imagetask.errors import StopReason
 from imagetask.models import load_model, model_class, split_model
 from imagetask.models.base import ImageGenerationModel
-from imagetask.models.calls import Tally
 from imagetask.models.managed import ManagedModel
+from imagetask.models.tally import Tally
 from imagetask.settings import RunSettings
 from imagetask.store import GenerationStore
 

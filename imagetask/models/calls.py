@@ -20,6 +20,7 @@ from imagetask.models.event_loop import IMAGE_THREADS, EventLoopThread
 from imagetask.models.final_failures import FinalFailures
 from imagetask.models.pacing import Pace
 from imagetask.models.records import from_record, plain_info, to_record
+from imagetask.models.tally import Tally, price_of
 from imagetask.models.treatments import DOWNLOADS, FIRST_ROWS, LONGEST_WAIT, TREATMENTS
 from imagetask.store import GenerationStore
 
@@ -34,28 +35,6 @@ _ADVICE: Mapping[str, str] = {
 }
 _SHORTEST_WAIT = 0.25
 _LONGEST_PAUSE = 60.0
-
-
-@dataclass(slots=True)
-class Tally:
-    """What became of the generations of a run in this process, so far. done, and of these reused: images.
-
-    waiting_until: time.monotonic().
-    """
-
-    done: int = 0
-    reused: int = 0
-    calls: int = 0
-    failed: Counter[str] = field(default_factory=Counter)
-    waiting_for: str | None = None
-    waiting_until: float = 0.0
-
-    def add(self, generation: Generation) -> None:
-        if generation.error_kind is None:
-            self.done += 1
-            self.reused += generation.reused
-        else:
-            self.failed[generation.error_kind] += 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +74,14 @@ class Calls:
         store: GenerationStore | None,
         pace: Pace,
         thread: EventLoopThread,
+        prices: Mapping[str, float] | None = None,
     ) -> None:
         self.model = model
         self.store = store
         self.tally = Tally()
         self.stopped: RunStopped | None = None
         self._pace = pace
+        self._prices = prices or {}
         self._thread = thread
         self._in_flight: dict[str, asyncio.Future[Generation]] = {}
         self._unchecked = asyncio.Semaphore(2 * IMAGE_THREADS)
@@ -207,6 +188,7 @@ class Calls:
             image = await self._asked(replace(ask.request, seed=history.seed if self.model.has_seeds else None))
             history.latency = time.monotonic() - started
             history.info = image.info
+            self.tally.add_call(history.latency, price_of(self._prices, self.model.model_name, image))
             await self._unchecked.acquire()
         except GenerationError as error:
             self._give_back(ticket, error, history)

@@ -19,10 +19,11 @@ from imagetask.models.base import (
     ImageGenerationModel,
     ImageRequest,
 )
-from imagetask.models.calls import Ask, Calls, Tally
+from imagetask.models.calls import Ask, Calls
 from imagetask.models.event_loop import event_loop
 from imagetask.models.pacing import Pace
 from imagetask.models.redact import one_line
+from imagetask.models.tally import Tally
 from imagetask.store import GenerationStore, generation_key
 
 MAX_CONCURRENCY = 64
@@ -36,6 +37,7 @@ class ManagedModel:
 
     store: where generations are remembered; None remembers nothing. seed: the run's seed.
     max_concurrency: calls under way at once, at most. requests_per_minute: None for as many as the backend admits.
+    prices: "MODEL" or "MODEL WIDTHxHEIGHT" → USD an image, for the tally.
     One `ManagedModel` serves all threads of a process; `for_rows` gives each chunk its own view of it.
     """
 
@@ -47,12 +49,13 @@ class ManagedModel:
         seed: int = 0,
         max_concurrency: int = MAX_CONCURRENCY,
         requests_per_minute: float | None = None,
+        prices: Mapping[str, float] | None = None,
     ) -> None:
         self.model = model
         self.store = store
         self.seed = seed
         self._thread = event_loop()
-        self._calls = Calls(model, store, Pace(max_concurrency, requests_per_minute), self._thread)
+        self._calls = Calls(model, store, Pace(max_concurrency, requests_per_minute), self._thread, prices)
         self._loaded = False
         self._loading = threading.Lock()
         self._owner: ManagedModel | None = None

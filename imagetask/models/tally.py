@@ -1,0 +1,65 @@
+"""What became of the generations of a run in this process, counted while it goes on."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from imagetask.errors import ErrorKind
+from imagetask.images import Image
+from imagetask.models.base import Generation
+
+NEWEST = 24
+_LATENCIES = 10_000
+
+
+@dataclass(slots=True)
+class Tally:
+    """Of one model in one run. Grown on the event loop; a reader in another thread sees a moment of it.
+
+    done, and of these reused: images. calls: made; came: those that brought an image. cost: USD of the images that
+    came and have a price; unpriced: those that have none. latencies: seconds of the last 10,000 calls that brought an
+    image. newest: the last images with their prompts, as handles into the store; none without a store.
+    waiting_for: why a call waits, until `waiting_until` (time.monotonic()).
+    """
+
+    done: int = 0
+    reused: int = 0
+    calls: int = 0
+    came: int = 0
+    cost: float = 0.0
+    unpriced: int = 0
+    failed: Counter[ErrorKind] = field(default_factory=Counter)
+    latencies: deque[float] = field(default_factory=lambda: deque(maxlen=_LATENCIES))
+    newest: deque[Generation] = field(default_factory=lambda: deque(maxlen=NEWEST))
+    waiting_for: ErrorKind | None = None
+    waiting_until: float = 0.0
+
+    def add(self, generation: Generation) -> None:
+        """Takes a generation that is final for the run."""
+        if generation.error_kind is not None:
+            self.failed[generation.error_kind] += 1
+            return
+        self.done += 1
+        self.reused += generation.reused
+        if generation.image is not None and generation.image.path is not None:
+            self.newest.append(generation)
+
+    def add_call(self, latency: float, price: float | None) -> None:
+        """Takes a call that brought an image: its seconds, and what it costs in USD, where that is known."""
+        self.came += 1
+        self.latencies.append(latency)
+        if price is None:
+            self.unpriced += 1
+        else:
+            self.cost += price
+
+
+def price_of(prices: Mapping[str, float], model: str, image: Image) -> float | None:
+    """USD for one image of a model, or None where the prices do not tell.
+
+    prices: "MODEL WIDTHxHEIGHT" (px), or "MODEL" for every size → USD an image; the size goes before.
+    """
+    by_size = prices.get(f"{model} {image.width}x{image.height}")
+    return prices.get(model) if by_size is None else by_size
