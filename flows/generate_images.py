@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from contextlib import closing
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger, task
 from prefect.client.schemas.objects import State
 from prefect.context import TaskRunContext
-from prefect.futures import PrefectFuture, as_completed
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from imagetask.chunks import is_final, read_manifest, run_chunk, sweep_parts
+from imagetask.chunks import read_manifest, run_chunk, sweep_parts
 from imagetask.dataset import build_dataset
 from imagetask.errors import ImageTaskError, RunStopped, StorageError
 from imagetask.layout import alone_in
 from imagetask.models.managed import MAX_CONCURRENCY
-from imagetask.plan import Chunk, Plan, make_plan
+from imagetask.plan import Chunk, make_plan
 from imagetask.runs import Counts, Run
 from imagetask.settings import DEFAULT_TASK, RunSettings
 from imagetask.store import GenerationStore
 
 from . import monitoring
-from .models_in_use import close_models, make_model, open_model, stop_models
-
-MOST_THREADS = 16
+from .chunk_runs import MOST_THREADS, ended_chunks
+from .models_in_use import close_models, make_model, open_model
+from .naming import run_name, tag_run
+from .outcome import announce, completed, ended_early, why
 
 
 def _digest(_: TaskRunContext, parameters: dict[str, Any]) -> str:
@@ -94,16 +92,9 @@ def transform_columns_to_image(folder: str, chunks: list[dict[str, Any]]) -> int
 _THREADS: Any = ThreadPoolTaskRunner(max_workers=MOST_THREADS)
 
 
-def _run_name() -> str:
-    parameters = flow_run.parameters
-    model = parameters.get("model", "placeholder")
-    models = [model] if isinstance(model, str) else model
-    return f"{Path(str(parameters.get('out', ''))).name} · {' + '.join(models)}"
-
-
 @flow(
     name="generate-images",
-    flow_run_name=_run_name,
+    flow_run_name=run_name,
     task_runner=_THREADS,
     persist_result=False,
 )
@@ -132,11 +123,12 @@ def generate_images(
     limit: int | None = None,
     store: str | None = None,
     rebuild: bool = False,
-) -> dict[str, Any]:
+) -> Any:
     """Generates an image for every row of a table of prompts, and makes a dataset of them.
 
     Finished generations are never asked for again: the same parameters go on where an earlier run ended.
-    Gives the counts: rows, generations, done, reused, failed (by kind), failed_rows.
+    Gives the counts: rows, generations, done, reused, failed (by kind), failed_rows. The state tells how it ended:
+    Completed, "Completed with failures", "Stopped: KIND" with what to mend, Failed, or Cancelled.
 
     Args:
         source: CSV, TSV, JSON lines or Parquet: a file, a glob, or a list of files.
@@ -165,27 +157,27 @@ def generate_images(
         rebuild: Make every part of the dataset anew, from the store.
     """
     parameters = {name: value for name, value in locals().items() if value is not None}
-    settings = RunSettings.checked(**parameters)
-    settings.layout.make()
-    with alone_in(settings.layout):
-        return asdict(_recorded(settings, str(flow_run.id)))
+    try:
+        settings = RunSettings.checked(**parameters)
+        settings.layout.make()
+        with alone_in(settings.layout):
+            counts = _recorded(settings, str(flow_run.id))
+    except ImageTaskError as error:
+        return ended_early(error)
+    announce(settings, counts)
+    return completed(counts)
 
 
 def _recorded(settings: RunSettings, run_id: str) -> Counts:
     """The run, with its record in the dataset folder from start to end."""
+    tag_run(settings, run_id)
     if not Run.ended_well(settings.out):
         GenerationStore(settings.store_url).sweep()
     run = Run.start(settings)
     try:
         counts = _generated(settings, run_id)
-    except RunStopped as error:
-        run.end("stopped", error.message)
-        raise
-    except KeyboardInterrupt:
-        run.end("stopped", "interrupted")
-        raise
     except BaseException as error:
-        run.end("stopped", str(error) if isinstance(error, ImageTaskError) else f"{type(error).__name__}: {error}")
+        run.end("stopped", why(error))
         raise
     finally:
         close_models(run_id)
@@ -201,7 +193,7 @@ def _generated(settings: RunSettings, run_id: str) -> Counts:
     logger.info("%d rows of %s in %d chunks, for %s", plan.rows, settings.source, len(plan.chunks), settings.model)
     progress = monitoring.begin(run_id, plan.rows * len(settings.model) * plan.num_generations)
     failed_rows = new = 0
-    with closing(_windowed(settings, plan, run_id)) as ended:
+    with closing(ended_chunks(generate_chunk, settings, plan, run_id)) as ended:
         for chunk, state in ended:
             state.result()
             manifest = read_manifest(layout, chunk)
@@ -219,39 +211,6 @@ def _generated(settings: RunSettings, run_id: str) -> Counts:
     sweep_parts(layout, plan.chunks)
     logger.info("done: %d images, failed: %s; open %s", counts.done, dict(counts.failed) or "none", settings.out)
     return replace(counts, reused=counts.done - new)
-
-
-def _windowed(settings: RunSettings, plan: Plan, run_id: str) -> Generator[tuple[Chunk, State[Any]], None, None]:
-    """The chunks with how each ended, as they end; so many under way that the calls never run dry between two."""
-    window = min(MOST_THREADS, 2 + -(-2 * settings.max_concurrency // (plan.chunk_rows * plan.num_generations)))
-    under_way: dict[PrefectFuture[Any], Chunk] = {}
-    try:
-        for chunk in plan.chunks:
-            while len(under_way) >= window:
-                yield _next_ended(under_way)
-            under_way[_submitted(settings, chunk)] = chunk
-        while under_way:
-            yield _next_ended(under_way)
-    except BaseException:
-        stop_models(run_id, "interrupted", "the run ended before this was asked for")
-        raise
-    finally:
-        for future in under_way:
-            future.wait()
-
-
-def _next_ended(under_way: dict[PrefectFuture[Any], Chunk]) -> tuple[Chunk, State[Any]]:
-    future = next(iter(as_completed(list(under_way))))
-    future.wait()
-    return under_way.pop(future), future.state
-
-
-def _submitted(settings: RunSettings, chunk: Chunk) -> PrefectFuture[Any]:
-    """A task run for the chunk: from the cache where its part stands, else anew."""
-    stands = not settings.rebuild and is_final(read_manifest(settings.layout, chunk))
-    chunk_task = generate_chunk.with_options(refresh_cache=not stands, result_storage=settings.layout.results)
-    future: PrefectFuture[Any] = chunk_task.submit(str(settings.out), **asdict(chunk))
-    return future
 
 
 def _too_many_failed(settings: RunSettings, failed_rows: int) -> RunStopped:

@@ -23,8 +23,11 @@ from imagetask.tasks.base import BOOKKEEPING, ImageTask, column_names, required_
 from imagetask.tasks.loading import code_digest, load_task
 
 SMALLEST_CHUNK = 250
-MOST_CHUNKS = 1000
-"""A chunk is worth several seconds, and a run has at most about a thousand of them (see FACTS on task runs)."""
+MOST_TASK_RUNS = 1000
+"""Of a run, where its user gives no chunk size: all its chunks, and the one that makes the dataset.
+
+One of them costs a Prefect server about 25 ms of CPU and 21 KB (FACTS), so a chunk is worth several seconds.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +106,8 @@ def make_plan(settings: RunSettings, models: Sequence[ImageGenerationModel]) -> 
     task = make_task(settings, ManagedModel(_Unasked()))
     with read_errors(name):
         rows = write_snapshot(frame, _present(frame, task), layout, name)
-    chunk_rows = _chunk_rows(settings, rows)
+    remembered = (read_json(layout.plan) or {}).get("chunk_rows")
+    chunk_rows = settings.chunk_rows or chunk_rows_for(rows, len(settings.model), remembered)
     plan = Plan(rows, chunk_rows, task.num_generations, tuple(_chunks(settings, task, models, rows, chunk_rows)))
     write_json(layout.plan, {"version": FORMAT_VERSION, **asdict(plan)})
     return plan
@@ -155,17 +159,15 @@ def _check_clashes(columns: Sequence[str], task: ImageTask, name: str) -> None:
             )
 
 
-def _chunk_rows(settings: RunSettings, rows: int) -> int:
-    """As asked; else as the folder remembers, where that makes no more than a thousand chunks; else 250, 500, ….
+def chunk_rows_for(rows: int, models: int, remembered: int | None) -> int:
+    """The size of a chunk where the user gives none: as the folder remembers, where that makes no more than
+    `MOST_TASK_RUNS`; else 250, 500, ….
 
     In large steps, so that a source that grows is seldom cut anew.
     """
-    if settings.chunk_rows:
-        return settings.chunk_rows
-    known = int((read_json(settings.layout.plan) or {}).get("chunk_rows") or SMALLEST_CHUNK)
-    if known * MOST_CHUNKS >= rows:
-        return known
-    return SMALLEST_CHUNK * -(-rows // (SMALLEST_CHUNK * MOST_CHUNKS))
+    most = max(1, (MOST_TASK_RUNS - 1) // models)
+    known = remembered or SMALLEST_CHUNK
+    return known if known * most >= rows else SMALLEST_CHUNK * -(-rows // (SMALLEST_CHUNK * most))
 
 
 def _chunks(

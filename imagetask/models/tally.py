@@ -6,11 +6,11 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from imagetask.errors import ErrorKind
 from imagetask.images import Image
 from imagetask.models.base import Generation
 
 NEWEST = 24
+EXAMPLES = 3
 _LATENCIES = 10_000
 
 
@@ -21,6 +21,7 @@ class Tally:
     done, and of these reused: images. calls: made; came: those that brought an image. cost: USD of the images that
     came and have a price; unpriced: those that have none. latencies: seconds of the last 10,000 calls that brought an
     image. newest: the last images with their prompts, as handles into the store; none without a store.
+    examples: of each kind of failure the first three.
     waiting_for: why a call waits, until `waiting_until` (time.monotonic()).
     """
 
@@ -30,16 +31,19 @@ class Tally:
     came: int = 0
     cost: float = 0.0
     unpriced: int = 0
-    failed: Counter[ErrorKind] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=_LATENCIES))
     newest: deque[Generation] = field(default_factory=lambda: deque(maxlen=NEWEST))
-    waiting_for: ErrorKind | None = None
+    examples: dict[str, list[Generation]] = field(default_factory=dict)
+    waiting_for: str | None = None
     waiting_until: float = 0.0
 
     def add(self, generation: Generation) -> None:
         """Takes a generation that is final for the run."""
         if generation.error_kind is not None:
             self.failed[generation.error_kind] += 1
+            if self.failed[generation.error_kind] <= EXAMPLES:
+                self.examples.setdefault(generation.error_kind, []).append(generation)
             return
         self.done += 1
         self.reused += generation.reused
