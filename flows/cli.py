@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +16,9 @@ from imagetask import __version__
 from imagetask.errors import ImageTaskError, RunStopped, UsageError
 from imagetask.settings import RunSettings
 
+from .blocks_command import blocks
+from .commands import command_of
+from .deploy_command import register as register_deployments
 from .options import Options, Out, Sources
 
 DONE, STOPPED, WRONG_USAGE, SOME_FAILED = 0, 1, 2, 3
@@ -34,6 +34,8 @@ app = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
+register_deployments(app)
+app.command(blocks)
 
 
 @app.command
@@ -100,36 +102,6 @@ def status(folder: Annotated[Path, Parameter(help="Folder of the dataset.")], /)
     if not running and run.state != "finished":
         say(f"go on:  {command_of(run.settings, run.started_in)}")
     return DONE
-
-
-def command_of(settings: RunSettings, started_in: str | None = None) -> str:
-    """The command that goes on with a run; where it was started in another folder than this, from there."""
-    fields = settings.model_dump(mode="json", exclude_defaults=True, exclude={"source", "out", "rebuild"})
-    sources = [settings.source] if isinstance(settings.source, str) else settings.source
-    words = ["imagetask", "generate", *sources, "--out", str(settings.out)]
-    for name, value in fields.items():
-        if isinstance(value, dict):
-            as_text: Callable[[Any], str] = _json_or_text if name == "param" else str
-            values = [f"{key}={as_text(item)}" for key, item in value.items()]
-        else:
-            values = [str(item) for item in (value if isinstance(value, list) else [value])]
-        option = f"--{name.replace('_', '-')}"
-        words += [word for text in values for word in ([f"{option}={text}"] if text[:1] == "-" else [option, text])]
-    command = shlex.join(words)
-    elsewhere = started_in is not None and Path(started_in) != Path.cwd()
-    return f"cd {shlex.quote(str(started_in))} && {command}" if elsewhere else command
-
-
-def _json_or_text(value: Any) -> str:
-    """A parameter as it is given on the command line: text as it is, where it is not read as something else."""
-    import json
-
-    if isinstance(value, str):
-        with suppress(ValueError):
-            json.loads(value)
-            return json.dumps(value)
-        return value
-    return json.dumps(value)
 
 
 def _run_flow(parameters: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 from prefect import flow, get_run_logger, task
@@ -17,16 +18,20 @@ from imagetask.dataset import build_dataset
 from imagetask.errors import ImageTaskError, RunStopped, StorageError
 from imagetask.layout import alone_in
 from imagetask.models.managed import MAX_CONCURRENCY
-from imagetask.plan import Chunk, make_plan
-from imagetask.runs import Counts, Run
+from imagetask.plan import Chunk, Plan, make_plan
+from imagetask.runs import Counts, Run, counts_so_far
 from imagetask.settings import DEFAULT_TASK, RunSettings
 from imagetask.store import GenerationStore
 
 from . import monitoring
+from .artifacts import live_artifacts
 from .chunk_runs import MOST_THREADS, ended_chunks
-from .models_in_use import close_models, make_model, open_model
+from .models_in_use import close_models, make_model, open_model, stop_models
+from .monitoring import Progress
 from .naming import run_name, tag_run
 from .outcome import announce, completed, ended_early, why
+from .report import publish_report
+from .run_logs import run_logs
 
 
 def _digest(_: TaskRunContext, parameters: dict[str, Any]) -> str:
@@ -175,7 +180,8 @@ def _recorded(settings: RunSettings, run_id: str) -> Counts:
         GenerationStore(settings.store_url).sweep()
     run = Run.start(settings)
     try:
-        counts = _generated(settings, run_id)
+        with run_logs(get_run_logger()):
+            counts = _watched(settings, run_id)
     except BaseException as error:
         run.end("stopped", why(error))
         raise
@@ -185,15 +191,26 @@ def _recorded(settings: RunSettings, run_id: str) -> Counts:
     return counts
 
 
-def _generated(settings: RunSettings, run_id: str) -> Counts:
-    """The run itself: plan, chunks, image columns."""
-    logger = get_run_logger()
-    layout = settings.layout
+def _watched(settings: RunSettings, run_id: str) -> Counts:
+    """The run, with what one sees of it in the UI: artifacts that grow with it, and a report at its end."""
     plan = make_plan(settings, [make_model(settings, model) for model in settings.model])
-    logger.info("%d rows of %s in %d chunks, for %s", plan.rows, settings.source, len(plan.chunks), settings.model)
+    get_run_logger().info("%d rows of %s in %d chunks", plan.rows, settings.source, len(plan.chunks))
     progress = monitoring.begin(run_id, plan.rows * len(settings.model) * plan.num_generations)
+    try:
+        with live_artifacts(settings, progress, partial(stop_models, run_id, "interrupted", "cancelled")):
+            counts = _generated(settings, plan, progress)
+    except BaseException as error:
+        publish_report(settings, progress, counts_so_far(settings.out)[1], "stopped", why(error))
+        raise
+    publish_report(settings, progress, counts, str(completed(counts).name))
+    return counts
+
+
+def _generated(settings: RunSettings, plan: Plan, progress: Progress) -> Counts:
+    """The run itself: chunks, then image columns."""
+    layout = settings.layout
     failed_rows = new = 0
-    with closing(ended_chunks(generate_chunk, settings, plan, run_id)) as ended:
+    with closing(ended_chunks(generate_chunk, settings, plan, progress.run)) as ended:
         for chunk, state in ended:
             state.result()
             manifest = read_manifest(layout, chunk)
@@ -209,7 +226,6 @@ def _generated(settings: RunSettings, run_id: str) -> Counts:
     counts = Counts.of(m for chunk in plan.chunks if (m := read_manifest(layout, chunk)) is not None)
     transform_columns_to_image(str(settings.out), [asdict(chunk) for chunk in plan.chunks])
     sweep_parts(layout, plan.chunks)
-    logger.info("done: %d images, failed: %s; open %s", counts.done, dict(counts.failed) or "none", settings.out)
     return replace(counts, reused=counts.done - new)
 
 

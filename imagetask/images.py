@@ -106,9 +106,14 @@ class Image:
     def mime(self) -> str:
         return f"image/{self.format.lower()}"
 
-    def to_pil(self) -> PILImage.Image:
-        """The decoded picture."""
+    def to_pil(self, at_least: int | None = None) -> PILImage.Image:
+        """The decoded picture.
+
+        at_least: so many px on each side are enough: a larger JPEG is decoded at a reduced scale, at less cost.
+        """
         picture = _open(self.data)
+        if at_least is not None and picture.format == "JPEG":
+            picture.draft(None, (at_least, at_least))
         _load(picture)
         return picture
 

@@ -41,6 +41,21 @@ class Layout:
         return self.root / "contact-sheet.png"
 
     @property
+    def newest(self) -> Path:
+        """The picture of the newest images, while a run goes on."""
+        return self.state / "newest.jpg"
+
+    @property
+    def report(self) -> Path:
+        """What the last run came to, for people."""
+        return self.state / "report.md"
+
+    @property
+    def report_picture(self) -> Path:
+        """The picture in the report: images from all over the dataset."""
+        return self.state / "report.jpg"
+
+    @property
     def state(self) -> Path:
         return self.root / "_imagetask"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image as PILImage
 
-from imagetask.drawing.contact_sheet import FAILED, PAPER, contact_sheet
+from imagetask.drawing.contact_sheet import FAILED, PAPER, contact_sheet, thumbnail
 from imagetask.images import Image, encode_picture
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 128, 0), (0, 0, 255)
@@ -92,3 +92,22 @@ def test_a_sheet_of_nothing_is_an_error() -> None:
 def test_impossible_measures_are_an_error(columns: int, tile: int) -> None:
     with pytest.raises(ValueError, match="at least 1 column"):
         contact_sheet([(None, "x")], columns=columns, tile=tile)
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("JPEG", "RGB"), ("JPEG", "L"), ("PNG", "RGBA"), ("PNG", "LA")])
+def test_a_thumbnail_fits_its_square_and_keeps_colours_and_shape(kind: str, mode: str) -> None:
+    picture = flat(GREEN, (1600, 800)).convert(mode)
+    small = thumbnail(Image.from_bytes(encode_picture(picture, kind)), 100)
+    assert small.size == (100, 50)
+    wanted = picture.convert("RGB").getpixel((0, 0))
+    assert isinstance(wanted, tuple)
+    assert small.convert("RGB").getpixel((50, 25)) == pytest.approx(wanted, abs=3)
+
+
+def test_a_small_picture_is_its_own_thumbnail() -> None:
+    assert thumbnail(Image.from_bytes(encode_picture(flat(RED, (40, 30)), "PNG")), 100).size == (40, 30)
+
+
+def test_captions_can_be_set_in_larger_type() -> None:
+    cells = [(flat(RED), "a caption")]
+    assert contact_sheet(cells, tile=128, type_size=14).height > contact_sheet(cells, tile=128).height

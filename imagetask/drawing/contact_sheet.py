@@ -19,13 +19,15 @@ FAILED_INK = (96, 84, 92)
 Cell = tuple[PILImage.Image | Image | None, str]
 
 
-def contact_sheet(cells: Sequence[Cell], columns: int | None = None, tile: int = 256) -> PILImage.Image:
+def contact_sheet(
+    cells: Sequence[Cell], columns: int | None = None, tile: int = 256, type_size: int | None = None
+) -> PILImage.Image:
     """One RGB picture of all cells, in reading order: thumbnails with a caption of up to two lines below.
 
     cells: (picture, caption); a picture is scaled to fit its tile whole, and drawn no larger than twice its size.
         Where it is None, the caption is the reason, and stands on a grey tile.
     columns: thumbnails in a row; by default as many as make a sheet somewhat wider than high, with few empty places.
-    tile: side of the square for one thumbnail, px, 32 or more.
+    tile: side of the square for one thumbnail, px, 32 or more. type_size: of captions, px; default: as fits the tile.
     Raises `ValueError` where there is no cell, or where columns or tile are too small.
     """
     if not cells:
@@ -34,7 +36,7 @@ def contact_sheet(cells: Sequence[Cell], columns: int | None = None, tile: int =
         raise ValueError("a contact sheet needs at least 1 column, and tiles of at least 32 px")
     columns = min(columns or _columns_for(len(cells)), len(cells))
     rows = math.ceil(len(cells) / columns)
-    gap, size = max(6, tile // 16), max(9, tile // 18)
+    gap, size = max(6, tile // 16), type_size or max(9, tile // 18)
     step_x, step_y = tile + gap, tile + gap + _caption_height(size)
     sheet = PILImage.new("RGB", (gap + columns * step_x, gap + rows * step_y), PAPER)
     for number, (picture, caption) in enumerate(cells):
@@ -42,9 +44,23 @@ def contact_sheet(cells: Sequence[Cell], columns: int | None = None, tile: int =
         if picture is None:
             _draw_failure(sheet, corner, caption, tile, size)
         else:
-            _draw_thumbnail(sheet, corner, picture.to_pil() if isinstance(picture, Image) else picture, tile)
+            small = thumbnail(picture, tile) if isinstance(picture, Image) else picture
+            _draw_thumbnail(sheet, corner, small, tile)
             _draw_caption(sheet, (corner[0], corner[1] + tile), caption, tile, size)
     return sheet
+
+
+def thumbnail(image: Image, side: int) -> PILImage.Image:
+    """The picture, no larger than a square of `side` px; a large JPEG is decoded at a reduced scale.
+
+    Raises `ImageError`; `StorageError` where the bytes are no longer in the store.
+    """
+    picture = image.to_pil(at_least=2 * side)
+    if max(picture.size) > side:
+        if picture.mode not in ("RGB", "RGBA", "L"):
+            picture = picture.convert("RGBA")
+        picture.thumbnail((side, side), PILImage.Resampling.LANCZOS, reducing_gap=2.0)
+    return picture
 
 
 def _columns_for(cells: int) -> int:

@@ -20,6 +20,7 @@ from imagetask.models.event_loop import IMAGE_THREADS, EventLoopThread
 from imagetask.models.final_failures import FinalFailures
 from imagetask.models.pacing import Pace
 from imagetask.models.records import from_record, plain_info, to_record
+from imagetask.models.redact import one_line
 from imagetask.models.tally import Tally, price_of
 from imagetask.models.treatments import DOWNLOADS, FIRST_ROWS, LONGEST_WAIT, TREATMENTS
 from imagetask.store import GenerationStore
@@ -114,7 +115,8 @@ class Calls:
         """No new calls from here on; what is in flight finishes. Gives the error that everyone who waits gets."""
         if self.stopped is None:
             self.stopped = RunStopped(kind, message)
-            logger.error("stopping: %s", self.stopped)
+            level = logging.INFO if kind == "interrupted" else logging.ERROR
+            logger.log(level, "stopping, no new calls: %s", self.stopped)
             self._stopping.set()
             self._pace.stop(lambda: RunStopped(kind, message))
         return RunStopped(self.stopped.kind, self.stopped.message)
@@ -156,7 +158,7 @@ class Calls:
                 if await self._treated(error, ask, history):
                     continue
                 generation = self._generation(ask, history, error=error)
-                logger.warning("a row failed after %d attempts: %s", history.attempts, error)
+                logger.warning("a row failed after attempt %d: %s; prompt: %s", history.attempts, error, _short(ask))
             await self._noted(generation)
             return generation
 
@@ -270,7 +272,7 @@ class Calls:
         if treatment.new_seed:
             history.seed = ask.seed_again(history.kinds[error.kind])
         pause = RETRY_DELAY * 2 ** (history.kinds[error.kind] - 1) * random.uniform(0.75, 1.25)
-        logger.info("trying again in %.1f s (%s)", pause, error)
+        logger.info("attempt %d in %.1f s: %s; prompt: %s", history.attempts + 1, pause, error, _short(ask))
         await self._sleep(pause)
         return True
 
@@ -287,7 +289,7 @@ class Calls:
                 back = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(time.time() + pause))
                 raise self.stop(error.kind, f"the backend asks to come back at {back}: {error.message}")
         self.tally.waiting_for, self.tally.waiting_until = error.kind, time.monotonic() + pause
-        logger.info("waiting %.1f s (%s)", pause, error)
+        logger.info("waiting %.1f s, then asking again: %s", pause, error)
         await self._sleep(pause)
 
     def _generation(
@@ -321,6 +323,11 @@ class Calls:
             await asyncio.wait_for(self._stopping.wait(), seconds)
         except TimeoutError:
             return
+
+
+def _short(ask: Ask) -> str:
+    """The beginning of the prompt, for the log."""
+    return one_line(ask.request.prompt, longest=80)
 
 
 def _wait_of(error: GenerationError, waits: int) -> float:

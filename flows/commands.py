@@ -1,0 +1,40 @@
+"""The command of a run, as a person would type it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from imagetask.settings import RunSettings
+
+
+def command_of(settings: RunSettings, started_in: str | None = None) -> str:
+    """The command that goes on with a run; where it was started in another folder than this, from there."""
+    fields = settings.model_dump(mode="json", exclude_defaults=True, exclude={"source", "out", "rebuild"})
+    sources = [settings.source] if isinstance(settings.source, str) else settings.source
+    words = ["imagetask", "generate", *sources, "--out", str(settings.out)]
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            as_text: Callable[[Any], str] = _json_or_text if name == "param" else str
+            values = [f"{key}={as_text(item)}" for key, item in value.items()]
+        else:
+            values = [str(item) for item in (value if isinstance(value, list) else [value])]
+        option = f"--{name.replace('_', '-')}"
+        words += [word for text in values for word in ([f"{option}={text}"] if text[:1] == "-" else [option, text])]
+    command = shlex.join(words)
+    elsewhere = started_in is not None and Path(started_in) != Path.cwd()
+    return f"cd {shlex.quote(str(started_in))} && {command}" if elsewhere else command
+
+
+def _json_or_text(value: Any) -> str:
+    """A parameter as it is given on the command line: text as it is, where it is not read as something else."""
+    if isinstance(value, str):
+        with suppress(ValueError):
+            json.loads(value)
+            return json.dumps(value)
+        return value
+    return json.dumps(value)

@@ -1,0 +1,107 @@
+"""The pictures in a run's artifacts: many images on one JPEG that is small enough to be part of a text."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+
+import polars as pl
+from PIL import Image as PILImage
+
+from imagetask.chunks import part_path
+from imagetask.drawing.contact_sheet import contact_sheet, thumbnail
+from imagetask.errors import ImageTaskError
+from imagetask.images import Image
+from imagetask.models.base import Generation
+from imagetask.plan import Chunk
+from imagetask.settings import RunSettings
+from imagetask.store import GenerationStore
+
+from .parts_shown import caption, finished_chunks
+
+COLUMNS, TILE, TYPE_SIZE = 5, 164, 12
+"""Tiles in a row, their side and the height of captions, px: as wide as the text in Prefect's UI."""
+
+SHOWN_NEWEST, SAMPLED = 20, 15
+"""Images on a sheet: of the newest, and of all images of a dataset."""
+
+MOST_BYTES = 150_000
+"""Of one picture; as base64 text it is a third larger."""
+
+_QUALITIES = (85, 75, 60, 45, 30)
+
+
+class NewestImages:
+    """Sheets of the newest images, one after the other: what is on the next one too is decoded once."""
+
+    def __init__(self) -> None:
+        self._small: dict[str, PILImage.Image] = {}
+
+    def sheet(self, generations: Sequence[Generation]) -> bytes | None:
+        """The images on one JPEG, in this order; None where none of them can be read."""
+        small: dict[str, PILImage.Image] = {}
+        cells: list[tuple[PILImage.Image, str]] = []
+        for one in generations:
+            picture = self._small.get(one.key) or _thumbnail(one)
+            if picture is not None:
+                small[one.key] = picture
+                cells.append((picture, one.prompt))
+        self._small = small
+        return sheet_of(cells) if cells else None
+
+
+def sheet_of(cells: Sequence[tuple[PILImage.Image, str]]) -> bytes:
+    """Pictures with their captions on one JPEG of at most about `MOST_BYTES`."""
+    sheet = contact_sheet(cells, columns=COLUMNS, tile=TILE, type_size=TYPE_SIZE)
+    for quality in _QUALITIES:
+        data = io.BytesIO()
+        sheet.save(data, "JPEG", quality=quality)
+        if data.tell() <= MOST_BYTES:
+            break
+    return data.getvalue()
+
+
+def _thumbnail(generation: Generation) -> PILImage.Image | None:
+    """A small picture of a generation; None where it cannot be read: the run itself does not need it."""
+    assert generation.image is not None
+    try:
+        return thumbnail(generation.image, TILE)
+    except ImageTaskError:
+        return None
+
+
+def dataset_sheet(settings: RunSettings) -> bytes | None:
+    """Images from all over the dataset on one JPEG, in its order; None where there are none. Reads a few parts."""
+    store, cells = GenerationStore(settings.store_url), []
+    for path, prompt in _sampled(settings):
+        try:
+            picture = thumbnail(Image.from_bytes(store.read(path)), TILE)
+        except ImageTaskError:  # the report tells what there is: it does without a picture that is gone
+            continue
+        cells.append((picture, prompt))
+    return sheet_of(cells) if cells else None
+
+
+def _sampled(settings: RunSettings) -> Iterator[tuple[str, str]]:
+    """Path in the store and prompt of images at even distances; those of finished chunks."""
+    chunks = list(finished_chunks(settings))
+    distance = max(1, -(-sum(manifest["rows"] for _, manifest in chunks) // SAMPLED))
+    start = 0
+    for chunk, manifest in chunks:
+        if (first := -start % distance) < manifest["rows"] and manifest["images"]:
+            yield from _of_part(settings, chunk, manifest["images"][0], first, distance)
+        start += manifest["rows"]
+
+
+def _of_part(settings: RunSettings, chunk: Chunk, column: str, first: int, distance: int) -> Iterator[tuple[str, str]]:
+    """Every so many-th row of a part, from `first` on; of a row without an image the next one that has one."""
+    frame = pl.scan_parquet(part_path(settings.layout, chunk))
+    schema = frame.collect_schema()
+    rows = frame.select(pl.col(column).alias("path"), caption(settings, schema)).collect()
+    if isinstance(schema[column], pl.List):
+        rows = rows.with_columns(pl.col("path").list.drop_nulls().list.first())
+    for offset in range(first, rows.height, distance):
+        for path, prompt in rows.slice(offset, distance).iter_rows():
+            if path is not None:
+                yield path, prompt
+                break
