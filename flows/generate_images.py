@@ -63,13 +63,10 @@ def generate_chunk(folder: str, model: str, start: int, stop: int, digest: str) 
     settings = Run.read(folder).settings
     managed = open_model(settings, model, str(flow_run.id))
     manifest = run_chunk(settings, Chunk(model, start, stop, digest), managed)
+    images = manifest["generations"] - sum(manifest["failed"].values())
+    failed = ", ".join(f"{count:,} {kind}" for kind, count in manifest["failed"].items()) or "none"
     get_run_logger().info(
-        "rows %d to %d: %d images, %d of them reused, failed: %s",
-        start,
-        stop,
-        manifest["generations"] - sum(manifest["failed"].values()),
-        manifest["reused"],
-        manifest["failed"] or "none",
+        "rows %d to %d: %d images, of which %d reused; failed: %s", start, stop, images, manifest["reused"], failed
     )
     return {"digest": digest, "rows": manifest["rows"], "failed": manifest["failed"]}
 
@@ -81,7 +78,7 @@ _ON_THE_CARD = {"task", "prompt_column", "num_generations", "param", "width", "h
 }
 
 
-@task(name="transform-columns-to-image", persist_result=False)
+@task(name="transform-columns-to-image", task_run_name="dataset of {folder}", persist_result=False)
 def transform_columns_to_image(folder: str, chunks: list[dict[str, Any]]) -> int:
     """The last step: the parts of the chunks → shards whose image columns are pictures; gives the number of rows."""
     settings = Run.read(folder).settings

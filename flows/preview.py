@@ -6,6 +6,7 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
+import polars as pl
 from PIL import Image as PILImage
 
 from imagetask.chunks import answered
@@ -18,7 +19,7 @@ from imagetask.plan import first_rows, make_task
 from imagetask.settings import RunSettings
 
 from .check import check_before_start
-from .models_in_use import managed_model
+from .models_in_use import Account, account_of, managed_model
 
 Cell = tuple[PILImage.Image | Image | None, str]
 
@@ -27,7 +28,7 @@ Cell = tuple[PILImage.Image | Image | None, str]
 class Preview:
     """sheet: the picture's file. calls: of the whole source; left: without those whose end this preview has seen.
 
-    seconds: what these would take.
+    seconds: what these would take, the models side by side.
     """
 
     sheet: Path
@@ -59,20 +60,35 @@ def preview_rows(settings: RunSettings, rows: int) -> Preview:
     settings.layout.make_root()
     frame, ordinals, total = first_rows(settings, rows)
     tried: list[Generation] = []
-    calls = 0
+    calls = left = 0
+    seconds = 0.0
     for model in settings.model:
-        with managed_model(settings, model) as managed:
-            view = managed.for_rows(ordinals)
-            task = make_task(settings, view)
-            answered(task, frame.to_dicts())
-        calls += total * task.num_generations
-        tried += [one for row in view.asked or () for one in row]
+        account = account_of(settings, model)
+        generations, of_each_row = _tried(settings, model, account, frame, ordinals)
+        still = total * of_each_row - sum(map(_ended, generations))
+        seconds = max(seconds, _seconds(account, still, [one.latency for one in generations if one.latency]))
+        calls, left = calls + total * of_each_row, left + still
+        tried += generations
     _draw([(one.image, one.error_message or one.prompt) for one in tried], settings.layout.contact_sheet)
     made = sum(one.image is not None for one in tried)
     failed: dict[str, str] = {one.error_kind: one.error_message or "" for one in tried if one.error_kind is not None}
-    left = calls - sum(one.error_kind is None or not TREATMENTS[one.error_kind].asked_again for one in tried)
-    seconds = _seconds(settings, left, [one.latency for one in tried if one.latency])
     return Preview(settings.layout.contact_sheet, made, failed, total, calls, left, seconds)
+
+
+def _tried(
+    settings: RunSettings, model: str, account: Account, frame: pl.DataFrame, ordinals: list[int]
+) -> tuple[list[Generation], int]:
+    """The generations of the rows of `frame` with one model, and how many a row has."""
+    with managed_model(settings, model, account) as managed:
+        view = managed.for_rows(ordinals)
+        task = make_task(settings, view)
+        answered(task, frame.to_dicts())
+    return [one for row in view.asked or () for one in row], task.num_generations
+
+
+def _ended(generation: Generation) -> bool:
+    """Whether a run would not ask for it again."""
+    return generation.error_kind is None or not TREATMENTS[generation.error_kind].asked_again
 
 
 def _draw(cells: list[Cell], path: Path) -> None:
@@ -81,13 +97,13 @@ def _draw(cells: list[Cell], path: Path) -> None:
     write_whole(path, picture.getvalue())
 
 
-def _seconds(settings: RunSettings, calls: int, latencies: list[float]) -> float:
-    """How long so many calls take: as many at once as allowed, and no more a minute than allowed."""
+def _seconds(account: Account, calls: int, latencies: list[float]) -> float:
+    """How long so many calls of a model take: as many at once as allowed, and no more a minute than allowed."""
     if not calls:
         return 0.0
     each = sum(latencies) / len(latencies) if latencies else 0.0
-    at_once = each * calls / min(settings.max_concurrency, calls)
-    return max(at_once, 60 * calls / settings.requests_per_minute if settings.requests_per_minute else 0.0)
+    at_once = each * calls / min(account.max_concurrency, calls)
+    return max(at_once, 60 * calls / account.requests_per_minute if account.requests_per_minute else 0.0)
 
 
 def _duration(seconds: float) -> str:

@@ -1,0 +1,192 @@
+"""How runs end, as Prefect's server tells: also those that were cancelled, killed, or started beside another one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from prefect import get_client
+from prefect.client.schemas.objects import State
+
+from imagetask import ImageDataset
+from tests.machine import KEY, Machine
+from tests.model_server import ModelServer
+
+pytestmark = pytest.mark.prefect_server
+
+ROWS, AT_ONCE, LATENCY = 120, 8, 0.5
+FINAL = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
+
+
+@pytest.fixture(scope="module")
+def models() -> Iterator[ModelServer]:
+    with ModelServer(latency=LATENCY) as server:
+        server.require_key = KEY
+        yield server
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory, models: ModelServer) -> Iterator[Machine]:
+    with Machine(tmp_path_factory.mktemp("machine")).running(models.url) as machine:
+        yield machine
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Rows whose prompts no other test has."""
+    path = tmp_path / "rows.csv"
+    pl.DataFrame({"prompt": [f"{tmp_path.name} {number}" for number in range(ROWS)]}).write_csv(path)
+    return path
+
+
+def start(machine: Machine, source: Path, **parameters: Any) -> str:
+    """Asks for a run, as any HTTP client may; gives its id."""
+    deployment = machine.ask("deployments/name/generate-images/on-demand")["id"]
+    wanted = {
+        "source": str(source),
+        "out": str(source.with_name("out")),
+        "model": "openai:m",
+        "credentials": "openai",
+        "max_concurrency": AT_ONCE,
+        **parameters,
+    }
+    return str(machine.ask(f"deployments/{deployment}/create_flow_run", {"parameters": wanted})["id"])
+
+
+def state(machine: Machine, run: str) -> dict[str, Any]:
+    told: dict[str, Any] = machine.ask(f"flow_runs/{run}")["state"]
+    return told
+
+
+def until_asked(machine: Machine, models: ModelServer, source: Path, count: int) -> None:
+    machine.wait_until(lambda: asked(models, source) >= count, "the model was not asked")
+
+
+def asked(models: ModelServer, source: Path) -> int:
+    """How many calls were made for the prompts of this source."""
+    return sum(call.prompt.startswith(source.parent.name) for call in models.calls)
+
+
+def kept(source: Path) -> int:
+    return len(list(source.with_name("out").glob("_imagetask/store/*/*.json")))
+
+
+def test_a_killed_run_is_told_crashed_by_its_missing_heartbeats_and_the_next_one_goes_on(
+    tmp_path_factory: pytest.TempPathFactory, source: Path
+) -> None:
+    with ModelServer(latency=LATENCY) as models:
+        models.require_key = KEY
+        machine = Machine(tmp_path_factory.mktemp("killed"))
+        with machine.running(models.url):
+            run = start(machine, source)
+            until_asked(machine, models, source, 40)
+            machine.wait_until(lambda: machine.events("prefect.flow-run.heartbeat"), "no heartbeat was sent")
+            killed = kill_all_but_the_server(machine)
+            assert killed >= 2, "the worker and the run"
+            assert state(machine, run)["type"] == "RUNNING", "nobody is left who could say otherwise"
+            first = models.counts().calls
+
+            with machine.started("worker", "prefect worker start --pool imagetask"):
+                again = start(machine, source)
+                assert machine.ended(again) == "Completed", state(machine, again)
+            assert len(ImageDataset(source.with_name("out"))) == ROWS
+            assert asked(models, source) - ROWS <= AT_ONCE, f"{first} before the kill"
+
+            machine.wait_until(lambda: state(machine, run)["type"] in FINAL, "the dead run looks alive", seconds=180)
+            told = state(machine, run)
+            assert told["type"] == "CRASHED"
+            assert "heartbeat" in told["message"]
+
+
+def kill_all_but_the_server(machine: Machine) -> int:
+    """kill -9 of the worker and of the runs it started: of all that has the machine's home but the server."""
+    killed = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            mine = f"PREFECT_HOME={machine.home}".encode() in (process / "environ").read_bytes()
+            words = (process / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if mine and (b"worker" in words or b"prefect.engine" in words or b"flow_engine" in words):
+            os.kill(int(process.name), signal.SIGKILL)
+            killed += 1
+    return killed
+
+
+def test_cancelling_a_run_stops_its_calls_keeps_what_came_and_the_next_run_goes_on(
+    machine: Machine, models: ModelServer, source: Path
+) -> None:
+    run = start(machine, source)
+    until_asked(machine, models, source, 20)
+    machine.ask(f"flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
+    assert machine.ended(run) == "Cancelled"
+    at_the_end = asked(models, source)
+    time.sleep(2 * LATENCY)
+    assert asked(models, source) == at_the_end < ROWS, "calls were made after the run was cancelled"
+    came = kept(source)
+    assert came == at_the_end, "an image that was asked for was not kept"
+
+    assert machine.ended(start(machine, source)) == "Completed"
+    assert len(ImageDataset(source.with_name("out"))) == ROWS
+    assert asked(models, source) == ROWS
+
+
+def test_a_second_run_into_one_folder_is_refused_and_does_not_disturb_the_first(
+    machine: Machine, models: ModelServer, source: Path
+) -> None:
+    first = start(machine, source)
+    until_asked(machine, models, source, 5)
+    second = start(machine, source)
+    assert machine.ended(second) == "Failed"
+    told = state(machine, second)["message"]
+    assert "another run is writing into" in told
+    assert "wait for it to end" in told
+    assert machine.ended(first) == "Completed"
+    assert asked(models, source) == ROWS
+
+
+def ended_here(source: Path, models: ModelServer, **parameters: Any) -> State[Any]:
+    """The state of a run in this process, against the session's Prefect server, as that server tells it."""
+    from imagetask_flows.generate_images import generate_images
+
+    wanted = {"model": "openai:m", "base_url": models.openai_url, **parameters}
+    told: State[Any] = generate_images(str(source), str(source.with_name("out")), **wanted, return_state=True)
+    assert told.state_details.flow_run_id is not None
+    with get_client(sync_client=True) as client:
+        known = client.read_flow_run(told.state_details.flow_run_id).state
+    assert known is not None
+    assert (known.type, known.name, known.message) == (told.type, told.name, told.message)
+    return told
+
+
+def test_states_say_whether_rows_failed_and_why_a_run_stopped(
+    prefect_server: None, model_server: ModelServer, source: Path
+) -> None:
+    model_server.require_key = KEY
+    stopped = ended_here(source, model_server, limit=20)
+    assert (stopped.type.value, stopped.name) == ("FAILED", "Stopped: auth")
+    assert "OPENAI_API_KEY" in str(stopped.message)
+    assert "go on from there" in str(stopped.message)
+
+    model_server.require_key = None
+    model_server.fail(f"{source.parent.name} 7", "refused")
+    some = ended_here(source, model_server, limit=20)
+    assert (some.type.value, some.name) == ("COMPLETED", "Completed with failures")
+    assert some.message == "19 of 20 images; failed: 1 refused"
+
+    all_done = ended_here(source, model_server, limit=7)
+    assert (all_done.type.value, all_done.name, all_done.message) == ("COMPLETED", "Completed", "7 images")
+
+    past = ended_here(source, model_server, limit=20, max_failed=0)
+    assert (past.type.value, past.name) == ("FAILED", "Stopped: max_failed")
+    assert "--max-failed 0" in str(past.message)
+
+    wrong = ended_here(source, model_server, prompt_column="nowhere")
+    assert (wrong.type.value, wrong.name) == ("FAILED", "Failed")
+    assert "'nowhere'" in str(wrong.message)
