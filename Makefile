@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 
 SOURCES := $(shell find imagetask flows -name '*.py')
 
-.PHONY: demo test lint types bench clean
+.PHONY: demo test browser lint types bench clean
 
 $(VENV)/.made: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "imagetask needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Name another with: make PYTHON=python3.12 …")'
@@ -28,6 +28,12 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest
+
+# For the tests that look at Prefect's UI: Chromium of the system's packages where they can be had, else Playwright's.
+browser: $(VENV)/.made
+	command -v chromium || command -v chromium-browser || command -v google-chrome \
+	|| (apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium fonts-dejavu-core) \
+	|| $(BIN)/playwright install --with-deps chromium
 
 lint: $(VENV)/.made
 	$(BIN)/ruff check .

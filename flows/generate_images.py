@@ -29,7 +29,7 @@ from .chunk_runs import MOST_THREADS, ended_chunks
 from .models_in_use import close_models, make_model, open_model, stop_models
 from .monitoring import Progress
 from .naming import run_name, tag_run
-from .outcome import announce, completed, ended_early, why
+from .outcome import announce, completed, ended_early, outcome, why
 from .report import publish_report
 from .run_logs import run_logs
 
@@ -197,7 +197,7 @@ def _watched(settings: RunSettings, run_id: str) -> Counts:
         with live_artifacts(settings, progress, partial(stop_models, run_id, "interrupted", "cancelled")):
             counts = _generated(settings, plan, progress)
     except BaseException as error:
-        publish_report(settings, progress, counts_so_far(settings.out)[1], "stopped", why(error))
+        publish_report(settings, progress, counts_so_far(settings.out)[1], outcome(error), why(error))
         raise
     publish_report(settings, progress, counts, str(completed(counts).name))
     return counts

@@ -49,6 +49,11 @@ def why(error: BaseException) -> str:
     return "interrupted" if isinstance(error, (KeyboardInterrupt, TerminationSignal)) else _named(error)
 
 
+def outcome(error: BaseException) -> str:
+    """How a run ended that did not come to its end, in a word or two: the name of its state."""
+    return str(ended_early(error).name) if isinstance(error, ImageTaskError) else "Interrupted"
+
+
 def _named(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 

@@ -139,7 +139,9 @@ def test_the_run_form_says_what_each_parameter_is(machine: Machine, page: Page) 
     shot(page, "run-form")
 
 
-def test_the_block_form_explains_its_fields_and_a_saved_block_does_not_show_its_key(machine: Machine, page: Page) -> None:
+def test_the_block_form_explains_itself_and_a_saved_block_does_not_show_its_key(
+    machine: Machine, page: Page
+) -> None:
     page.goto("/blocks/catalog/openai-image-credentials/create")
     for text in ("Key or token of the account", "URL of the server"):
         expect(page.get_by_text(text).first).to_be_visible(timeout=20_000)

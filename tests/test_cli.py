@@ -140,7 +140,9 @@ def test_what_stops_a_run_is_told_with_what_to_do(folder: Path, server_url: dict
     assert_one_clear_sentence(no_server, STOPPED, "127.0.0.1:9", "cannot be reached")
     assert "the same command goes on" in no_server.text
     no_block = imagetask(*run, "--model", "openai:m", "--credentials", "mine", cwd=folder, env=server_url)
-    assert_one_clear_sentence(no_block, WRONG_USAGE, "openai-image-credentials/mine", "imagetask blocks create openai mine")
+    assert_one_clear_sentence(
+        no_block, WRONG_USAGE, "openai-image-credentials/mine", "imagetask blocks create openai mine"
+    )
     told = imagetask("status", "out", cwd=folder)
     assert "stopped" in told.text
     assert "go on:" in told.text
