@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-SOURCES := $(shell find imagetask flows -name '*.py')
+SOURCES := $(shell find imagetask flows deployments -name '*.py' -o -name '*.yaml')
 
 .PHONY: demo test browser lint types bench clean
 

@@ -13,10 +13,21 @@ if TYPE_CHECKING:
 
     from imagetask.dataset import ImageDataset
 
-__all__ = ["generate"]
+    from .triggering import trigger
+
+__all__ = ["generate", "trigger"]
 
 # Prefect gives its embedded server 20 s to start; a cold start takes longer.
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+
+
+def __getattr__(name: str) -> Any:
+    """`trigger`, on first use: it imports Prefect."""
+    if name != "trigger":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .triggering import trigger
+
+    return trigger
 
 
 def generate(

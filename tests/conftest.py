@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from tests.machine import KEY, Machine
 from tests.model_server import ModelServer
 
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
@@ -54,6 +55,25 @@ def generate(prefect_server: None) -> Generate:
         return counts
 
     return run
+
+
+@pytest.fixture(scope="session")
+def models() -> Iterator[ModelServer]:
+    """The model server of `machine`'s block."""
+    with ModelServer(size=(512, 512)) as server:
+        server.require_key = KEY
+        yield server
+
+
+@pytest.fixture(scope="session")
+def machine(tmp_path_factory: pytest.TempPathFactory, models: ModelServer) -> Iterator[Machine]:
+    """A machine with a Prefect server, a worker, the deployments and the block `openai`, for the whole session.
+
+    Its worker takes scheduled runs 1 s ahead.
+    """
+    root = tmp_path_factory.mktemp("machine")
+    with Machine(root, settings={"PREFECT_WORKER_PREFETCH_SECONDS": "1"}).running(models.url) as machine:
+        yield machine
 
 
 @pytest.fixture(scope="session")

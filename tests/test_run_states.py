@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,21 @@ from prefect import get_client
 from prefect.client.schemas.objects import State
 
 from imagetask import ImageDataset
-from tests.machine import KEY, Machine
+from tests.machine import KEY, WORKER, Machine
 from tests.model_server import ModelServer
 
 pytestmark = pytest.mark.prefect_server
 
 ROWS, AT_ONCE, LATENCY = 120, 8, 0.5
 FINAL = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
+
+
+@dataclass(frozen=True, slots=True)
+class Killed:
+    """A run that was killed together with its worker: nobody is left who could tell the server."""
+
+    run: str
+    source: Path
 
 
 @pytest.fixture(scope="module")
@@ -32,17 +41,40 @@ def models() -> Iterator[ModelServer]:
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory, models: ModelServer) -> Iterator[Machine]:
-    with Machine(tmp_path_factory.mktemp("machine")).running(models.url) as machine:
+def deployed(tmp_path_factory: pytest.TempPathFactory, models: ModelServer) -> Iterator[Machine]:
+    with Machine(tmp_path_factory.mktemp("machine")).deployed(models.url) as machine:
         yield machine
+
+
+@pytest.fixture(scope="module")
+def killed(deployed: Machine, models: ModelServer, tmp_path_factory: pytest.TempPathFactory) -> Killed:
+    source = rows(tmp_path_factory.mktemp("killed"))
+    with deployed.started("killed-worker", WORKER, may_end=True):
+        run = start(deployed, source)
+        until_asked(deployed, models, source, 40)
+        deployed.wait_until(lambda: deployed.events("prefect.flow-run.heartbeat"), "no heartbeat was sent")
+        assert kill_all_but_the_server(deployed) >= 2, "the worker and the run"
+    assert asked(models, source) < ROWS
+    return Killed(run, source)
+
+
+@pytest.fixture(scope="module")
+def machine(deployed: Machine, killed: Killed) -> Iterator[Machine]:
+    """The machine after the kill, with another worker."""
+    with deployed.started("worker", WORKER):
+        yield deployed
+
+
+def rows(folder: Path) -> Path:
+    """A source with prompts that no other one has."""
+    path = folder / "rows.csv"
+    pl.DataFrame({"prompt": [f"{folder.name} {number}" for number in range(ROWS)]}).write_csv(path)
+    return path
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Rows whose prompts no other test has."""
-    path = tmp_path / "rows.csv"
-    pl.DataFrame({"prompt": [f"{tmp_path.name} {number}" for number in range(ROWS)]}).write_csv(path)
-    return path
+    return rows(tmp_path)
 
 
 def start(machine: Machine, source: Path, **parameters: Any) -> str:
@@ -77,33 +109,6 @@ def kept(source: Path) -> int:
     return len(list(source.with_name("out").glob("_imagetask/store/*/*.json")))
 
 
-def test_a_killed_run_is_told_crashed_by_its_missing_heartbeats_and_the_next_one_goes_on(
-    tmp_path_factory: pytest.TempPathFactory, source: Path
-) -> None:
-    with ModelServer(latency=LATENCY) as models:
-        models.require_key = KEY
-        machine = Machine(tmp_path_factory.mktemp("killed"))
-        with machine.running(models.url):
-            run = start(machine, source)
-            until_asked(machine, models, source, 40)
-            machine.wait_until(lambda: machine.events("prefect.flow-run.heartbeat"), "no heartbeat was sent")
-            killed = kill_all_but_the_server(machine)
-            assert killed >= 2, "the worker and the run"
-            assert state(machine, run)["type"] == "RUNNING", "nobody is left who could say otherwise"
-            first = models.counts().calls
-
-            with machine.started("worker", "prefect worker start --pool imagetask"):
-                again = start(machine, source)
-                assert machine.ended(again) == "Completed", state(machine, again)
-            assert len(ImageDataset(source.with_name("out"))) == ROWS
-            assert asked(models, source) - ROWS <= AT_ONCE, f"{first} before the kill"
-
-            machine.wait_until(lambda: state(machine, run)["type"] in FINAL, "the dead run looks alive", seconds=180)
-            told = state(machine, run)
-            assert told["type"] == "CRASHED"
-            assert "heartbeat" in told["message"]
-
-
 def kill_all_but_the_server(machine: Machine) -> int:
     """kill -9 of the worker and of the runs it started: of all that has the machine's home but the server."""
     killed = 0
@@ -117,6 +122,15 @@ def kill_all_but_the_server(machine: Machine) -> int:
             os.kill(int(process.name), signal.SIGKILL)
             killed += 1
     return killed
+
+
+def test_after_a_kill_the_next_run_goes_on_and_asks_again_only_for_what_was_in_flight(
+    machine: Machine, models: ModelServer, killed: Killed
+) -> None:
+    assert state(machine, killed.run)["type"] == "RUNNING", "the server cannot know yet"
+    assert machine.ended(start(machine, killed.source)) == "Completed"
+    assert len(ImageDataset(killed.source.with_name("out"))) == ROWS
+    assert ROWS < asked(models, killed.source) <= ROWS + AT_ONCE
 
 
 def test_cancelling_a_run_stops_its_calls_keeps_what_came_and_the_next_run_goes_on(
@@ -190,3 +204,10 @@ def test_states_say_whether_rows_failed_and_why_a_run_stopped(
     wrong = ended_here(source, model_server, prompt_column="nowhere")
     assert (wrong.type.value, wrong.name) == ("FAILED", "Failed")
     assert "'nowhere'" in str(wrong.message)
+
+
+def test_a_killed_run_is_told_crashed_for_its_missing_heartbeats(machine: Machine, killed: Killed) -> None:
+    machine.wait_until(lambda: state(machine, killed.run)["type"] in FINAL, "the dead run looks alive", seconds=180)
+    told = state(machine, killed.run)
+    assert told["type"] == "CRASHED"
+    assert "No heartbeat for 90 s" in told["message"]

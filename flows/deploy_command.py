@@ -1,0 +1,178 @@
+"""The commands `imagetask deploy`, `serve` and `trigger`."""
+
+from __future__ import annotations
+
+import glob
+import os
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, Group, Parameter
+from rich.console import Console
+
+from imagetask.errors import UsageError
+from imagetask.settings import RunSettings
+
+from .options import Options, Out, Sources
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
+
+    from .deploying import Scheduled
+
+_DONE, _STOPPED, _SOME_FAILED = 0, 1, 3
+_DEFAULTS = Options()
+_SCHEDULE = Group("Schedule", sort_key=0)
+_HEARTBEAT = "PREFECT_FLOWS_HEARTBEAT_FREQUENCY"
+
+Folder = Annotated[Path | None, Parameter(help="Folder of the dataset that the schedule extends.", group=_SCHEDULE)]
+Cron = Annotated[str | None, Parameter(help="When to run, as in '0 6 * * *'.", group=_SCHEDULE)]
+Interval = Annotated[float | None, Parameter(help="Run every so many seconds.", group=_SCHEDULE)]
+Timezone = Annotated[str | None, Parameter(help="As in Europe/Vienna; default: UTC.", group=_SCHEDULE)]
+Name = Annotated[str, Parameter(help="Name of the scheduled deployment.", group=_SCHEDULE)]
+AllOptions = Annotated[Options, Parameter(name="*")]
+
+console = Console(stderr=True)
+
+
+def deploy(
+    *source: Sources,
+    out: Folder = None,
+    cron: Cron = None,
+    interval: Interval = None,
+    timezone: Timezone = None,
+    name: Name = "scheduled",
+    options: AllOptions = _DEFAULTS,
+) -> int:
+    """Make or update the deployments on the Prefect server, with all that they need: again and again, if you like.
+
+    Without SOURCE: blocks, work pool, automations, and generate-images/on-demand, which runs when it is asked to. With
+    SOURCE, --out and --cron or --interval also generate-images/scheduled, which extends the dataset by what is new.
+    """
+    scheduled = _scheduled(source, out, cron, interval, timezone, name, options)
+    _quiet()
+    from .deploying import deploy as deploy_all
+
+    for line in deploy_all(scheduled):
+        _say(line)
+    _say("next:  prefect worker start --pool imagetask")
+    if scheduled is None:
+        _say("then:  imagetask trigger SOURCE --out DIR")
+    return _DONE
+
+
+def serve(
+    *source: Sources,
+    out: Folder = None,
+    cron: Cron = None,
+    interval: Interval = None,
+    timezone: Timezone = None,
+    name: Name = "scheduled",
+    options: AllOptions = _DEFAULTS,
+) -> int:
+    """Make the deployments, and carry out their runs on this machine until Ctrl-C: no work pool, no worker.
+
+    The options are those of `imagetask deploy`. Schedules are paused when this ends.
+    """
+    scheduled = _scheduled(source, out, cron, interval, timezone, name, options)
+    os.environ.setdefault(_HEARTBEAT, "30")
+    from prefect import serve as serve_all
+
+    from .deploying import served
+
+    serve_all(*served(scheduled))
+    return _DONE
+
+
+def trigger(
+    *source: Sources,
+    out: Out,
+    deployment: Annotated[str, Parameter(help="FLOW/DEPLOYMENT.")] = "generate-images/on-demand",
+    idempotency_key: Annotated[str | None, Parameter(help="A second call with this key gives the first run.")] = None,
+    watch: Annotated[bool, Parameter(help="Wait for the run's end.", negative=())] = False,
+    options: AllOptions = _DEFAULTS,
+) -> int:
+    """Ask a deployment for a run, which a worker carries out. SOURCE and OUT are the worker's files and folders.
+
+    Exit codes with --watch: 0 all rows done, 3 finished with failed rows, 1 anything else.
+    """
+    settings = RunSettings.checked(**_given(options, source, out))
+    _quiet()
+    from .triggering import trigger as trigger_run
+
+    run = trigger_run(settings, deployment=deployment, idempotency_key=idempotency_key, wait=None if watch else 0)
+    _say(f"{run.name}: {_state(run)}")
+    _say(f"run {run.id}")
+    if not watch:
+        return _DONE
+    if run.state is None or not run.state.is_completed():
+        return _STOPPED
+    return _DONE if run.state.name == "Completed" else _SOME_FAILED
+
+
+def register(app: App) -> None:
+    """Adds the commands to the application."""
+    for command in (deploy, serve, trigger):
+        app.command(command)
+
+
+def _scheduled(
+    source: tuple[str, ...],
+    out: Path | None,
+    cron: str | None,
+    interval: float | None,
+    timezone: str | None,
+    name: str,
+    options: Options,
+) -> Scheduled | None:
+    """What is to run by itself, checked as far as it can be seen here; None where no SOURCE is given."""
+    timed = cron is not None or interval is not None
+    if not source:
+        if timed or timezone is not None or out is not None or options != _DEFAULTS or name != "scheduled":
+            raise UsageError("no SOURCE was given: without one, deploy and serve take no options")
+        return None
+    if out is None:
+        raise UsageError("--out is missing: name the folder of the dataset that the schedule extends")
+    if not timed:
+        raise UsageError("no schedule was given: add --cron '0 6 * * *' or --interval 3600")
+    settings = RunSettings.checked(**_given(options, source, out))
+    from .deploying import Scheduled, schedules
+
+    planned = schedules(cron, interval, timezone)
+    _check_source(settings)
+    return Scheduled(settings, planned, name)
+
+
+def _check_source(settings: RunSettings) -> None:
+    """Raises `SourceError` for what cannot be read here; files may come later, or be on the worker's machine."""
+    from imagetask.plan import open_source
+
+    sources = [settings.source] if isinstance(settings.source, str) else settings.source
+    missing = [item for item in sources if not glob.glob(str(Path(item).expanduser()), recursive=True)]
+    if not missing:
+        open_source(settings)
+    for item in missing:
+        _say(f"note:  {item} is not there yet, on this machine: a run that finds no file fails")
+
+
+def _given(options: Options, source: tuple[str, ...], out: Path) -> dict[str, Any]:
+    """The parameters that were given: the rest is left to the deployment."""
+    plain = {field.name: getattr(_DEFAULTS, field.name) for field in fields(_DEFAULTS)}
+    given = {name for name, value in asdict(options).items() if value != plain[name]} | {"source", "out"}
+    return {name: value for name, value in options.parameters(source, out).items() if name in given}
+
+
+def _state(run: FlowRun) -> str:
+    if run.state is None:
+        return "asked for"
+    return run.state.name + (f": {run.state.message}" if run.state.message else "") if run.state.name else ""
+
+
+def _quiet() -> None:
+    """Prefect's own log lines are for its server."""
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+
+
+def _say(text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,100 @@
+"""The parameters of a deployed run: as JSON schema, and as they are sent.
+
+The schema is the run form of the UI, and what the server checks before a run exists: Prefect's own lacks the limits of
+the values, and lets names pass that are no parameter, so that the run crashes later.
+"""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from prefect import Flow
+from prefect.utilities.callables import ParameterSchema
+
+from imagetask.models import BACKENDS
+from imagetask.settings import RunSettings
+
+_ABSOLUTE = r"^(/|~|[A-Za-z]:[\\/])"
+_MODEL = rf"^({'|'.join(BACKENDS)})(:.+)?$"
+_PATTERNS = {
+    "source": _ABSOLUTE,
+    "out": _ABSOLUTE,
+    "model": _MODEL,
+    "base_url": r"^https?://[^/@?]+(/[^?]*)?$",
+    "task": r"^[^:]+:[^:]+$",
+    "store": rf"{_ABSOLUTE}|^[a-z0-9]+://[^/@?]*(/[^?]*)?$",
+}
+"""Parameter → what its text must match. Relative paths would count from the folder of whatever worker takes the run."""
+
+_NO_SECRET = {"not": {"pattern": r"(^|[-_])([Aa][Pp][Ii][-_]?[Kk][Ee][Yy]|token|secret|password|[Aa]uthorization)$"}}
+"""What the names in `param` must not be: `RunSettings` refuses them too, but a run's parameters are kept by then."""
+
+_LEADS = {
+    "source": "Absolute paths on the worker's machine. ",
+    "out": "An absolute path on the worker's machine. ",
+}
+
+
+class StrictParameters(ParameterSchema):
+    """The schema of a flow's parameters, outside of which nothing is accepted."""
+
+    additionalProperties: bool = False
+
+
+def strict_parameters(flow: Flow[..., Any]) -> StrictParameters:
+    """The schema of the flow's parameters, in its order, with the descriptions and limits of `RunSettings`."""
+    described = RunSettings.model_json_schema()["properties"]
+    signature = inspect.signature(flow.fn)
+    properties = {
+        name: _property(name, dict(described[name]), parameter, position)
+        for position, (name, parameter) in enumerate(signature.parameters.items())
+    }
+    required = [name for name, parameter in signature.parameters.items() if parameter.default is parameter.empty]
+    return StrictParameters(
+        title="Parameters",
+        type="object",
+        properties=properties,
+        required=required,
+        definitions={},
+        additionalProperties=False,
+    )
+
+
+def _property(name: str, schema: dict[str, Any], parameter: inspect.Parameter, position: int) -> dict[str, Any]:
+    """A parameter that need not be given is left out, not null: of a choice the form makes two tabs."""
+    choices = [choice for choice in schema.pop("anyOf", []) if choice.get("type") != "null"]
+    if len(choices) == 1:
+        schema = {**schema, **choices[0]}
+    schema.pop("format", None)
+    if name in ("source", "model"):
+        schema = {"description": schema["description"], "anyOf": _one_or_several(_PATTERNS[name])}
+    elif name in _PATTERNS:
+        schema["pattern"] = _PATTERNS[name]
+    elif name == "param":
+        schema["propertyNames"] = _NO_SECRET
+    schema["description"] = _LEADS.get(name, "") + schema["description"]
+    schema.pop("default", None)
+    if parameter.default not in (parameter.empty, None):
+        schema["default"] = parameter.default
+    return {**schema, "title": name, "position": position}
+
+
+def _one_or_several(pattern: str) -> list[dict[str, Any]]:
+    text = {"type": "string", "pattern": pattern}
+    return [text, {"type": "array", "items": text, "minItems": 1}]
+
+
+def sent_parameters(settings: RunSettings) -> dict[str, Any]:
+    """What the settings were given, as JSON for another process: paths absolute, nothing that was left out."""
+    given = settings.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+    source = given["source"]
+    given["source"] = _absolute(source) if isinstance(source, str) else [_absolute(item) for item in source]
+    if len(given.get("model", ())) == 1:
+        [given["model"]] = given["model"]
+    return given
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
