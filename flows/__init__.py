@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from imagetask.dataset import ImageDataset
 
-    from .triggering import trigger
+    from .deploying.triggering import trigger
 
 __all__ = ["generate", "trigger"]
 
@@ -25,7 +25,7 @@ def __getattr__(name: str) -> Any:
     """`trigger`, on first use: it imports Prefect."""
     if name != "trigger":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .triggering import trigger
+    from .deploying.triggering import trigger
 
     return trigger
 

@@ -16,10 +16,10 @@ from imagetask import __version__
 from imagetask.errors import ImageTaskError, RunStopped, UsageError
 from imagetask.settings import RunSettings
 
-from .blocks_command import blocks
-from .commands import command_of
-from .deploy_command import register as register_deployments
-from .options import Options, Out, Sources
+from .command_line.blocks import blocks
+from .command_line.deploy import register as register_deployments
+from .command_line.options import Options, Out, Sources
+from .resume_command import command_of
 
 DONE, STOPPED, WRONG_USAGE, SOME_FAILED = 0, 1, 2, 3
 """Exit codes: all rows done; stopped before the end; wrong usage; finished with failed rows."""
@@ -53,7 +53,7 @@ def generate(*source: Sources, out: Out, options: Annotated[Options, Parameter(n
     settings = RunSettings.checked(**parameters)
     check_before_start(settings)
     counts = _run_flow(parameters)
-    from .progress_bar import print_summary
+    from .command_line.progress_bar import print_summary
 
     print_summary(console, out, counts, time.monotonic() - started)
     return SOME_FAILED if counts["failed"] else DONE
@@ -111,8 +111,8 @@ def _run_flow(parameters: dict[str, Any]) -> dict[str, Any]:
     from .embedded_server import start_server
 
     wait_for_server = start_server(lambda text: console.print(text, highlight=False))
+    from .command_line.progress_bar import shown
     from .generate_images import generate_images
-    from .progress_bar import shown
 
     wait_for_server()
     with shown(console):

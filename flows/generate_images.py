@@ -24,14 +24,14 @@ from imagetask.settings import DEFAULT_TASK, RunSettings
 from imagetask.store import GenerationStore
 
 from . import monitoring
-from .artifacts import live_artifacts
 from .chunk_runs import MOST_THREADS, ended_chunks
 from .models_in_use import close_models, make_model, open_model, stop_models
 from .monitoring import Progress
 from .naming import run_name, tag_run
 from .outcome import announce, completed, ended_early, outcome, why
-from .report import publish_report
-from .run_logs import run_logs
+from .watching.artifacts import live_artifacts
+from .watching.report import publish_report
+from .watching.run_logs import run_logs
 
 
 def _digest(_: TaskRunContext, parameters: dict[str, Any]) -> str:

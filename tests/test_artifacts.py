@@ -18,10 +18,10 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from imagetask_flows.artifacts import Seconds, live_artifacts
-from imagetask_flows.contact_sheets import MOST_BYTES
 from imagetask_flows.models_in_use import stop_models
-from imagetask_flows.posting import artifact_key
+from imagetask_flows.watching.artifacts import Seconds, live_artifacts
+from imagetask_flows.watching.contact_sheets import MOST_BYTES
+from imagetask_flows.watching.posting import artifact_key
 from PIL import Image as PILImage
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings

@@ -8,10 +8,10 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from imagetask_flows.deploying import described
+from imagetask_flows.deploying.deployments import described
+from imagetask_flows.deploying.run_form import sent_parameters, strict_parameters
 from imagetask_flows.generate_images import generate_images
 from imagetask_flows.outcome import completed, ended_early
-from imagetask_flows.run_form import sent_parameters, strict_parameters
 from prefect.client.schemas.objects import State
 from prefect.server.events.schemas.automations import EventTrigger
 from prefect.server.events.schemas.events import ReceivedEvent

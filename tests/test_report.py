@@ -12,10 +12,10 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from imagetask_flows.failures_told import MEANINGS, examples
-from imagetask_flows.markdown import block, code, pairs, text
-from imagetask_flows.parts_shown import finished_chunks
-from imagetask_flows.report import publish_report
+from imagetask_flows.watching.failures_told import MEANINGS, examples
+from imagetask_flows.watching.markdown import block, code, pairs, text
+from imagetask_flows.watching.parts_shown import finished_chunks
+from imagetask_flows.watching.report import publish_report
 from markdown_it import MarkdownIt
 from PIL import Image as PILImage
 from prefect.settings import PREFECT_API_URL, temporary_settings

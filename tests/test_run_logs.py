@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextvars import copy_context
 
 import pytest
-from imagetask_flows.run_logs import run_logs
+from imagetask_flows.watching.run_logs import run_logs
 
 from imagetask import ManagedModel, load_model
 from imagetask.errors import RunStopped

@@ -10,7 +10,7 @@ import imagetask_flows
 import polars as pl
 import pytest
 from imagetask_flows import models_in_use, monitoring
-from imagetask_flows.progress_bar import shown
+from imagetask_flows.command_line.progress_bar import shown
 from prefect.settings import get_current_settings
 from rich.console import Console
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from imagetask_flows.command_line.options import Options
 from imagetask_flows.generate_images import generate_images
-from imagetask_flows.options import Options
 
 from imagetask.errors import UsageError
 from imagetask.settings import RunSettings

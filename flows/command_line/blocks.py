@@ -92,7 +92,7 @@ def _create(backend: str, name: str, fields: Mapping[str, Any], overwrite: bool)
     os.environ.setdefault("DO_NOT_TRACK", "1")
     from imagetask.blocks import block_class, block_exists, check_block_name, save_block
 
-    from .embedded_server import start_server
+    from ..embedded_server import start_server
 
     variable = block_class(backend).key_variable
     check_block_name(name)

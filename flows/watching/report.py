@@ -14,11 +14,11 @@ from imagetask.plan import read_plan
 from imagetask.runs import Counts
 from imagetask.settings import RunSettings
 
-from .commands import command_of
+from ..monitoring import Progress
+from ..resume_command import command_of
 from .contact_sheets import SAMPLED, NewestImages, dataset_sheet
 from .failures_told import Example, examples, meaning, next_run
 from .markdown import block, code, duration, pairs, picture, text
-from .monitoring import Progress
 from .posting import REFUSALS, RunArtifact, artifact_key, impatient_client
 from .progress_text import cost_told, failed_told
 

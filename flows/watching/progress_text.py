@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from imagetask.models import AsyncImageGenerationModel, model_class, split_model
 from imagetask.settings import RunSettings
 
+from ..monitoring import Progress
 from .markdown import code, dollars, duration, pairs, text
-from .monitoring import Progress
 
 _BAR = 40
 _RELOAD = "; reload the page to see newer"

@@ -19,9 +19,9 @@ from imagetask.layout import write_whole
 from imagetask.models.redact import one_line
 from imagetask.settings import RunSettings
 
+from ..monitoring import Progress
 from .contact_sheets import SHOWN_NEWEST, NewestImages
 from .markdown import code, picture, text
-from .monitoring import Progress
 from .posting import REFUSALS, RunArtifact, artifact_key, impatient_client
 from .progress_text import progress_text
 

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from imagetask.dataset import ImageDataset
 
-from . import monitoring
+from .. import monitoring
 
 _LINE_SECONDS = 15.0
 

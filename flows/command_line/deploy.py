@@ -19,7 +19,7 @@ from .options import Options, Out, Sources
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
-    from .deploying import Scheduled
+    from ..deploying.deployments import Scheduled
 
 _DONE, _STOPPED, _SOME_FAILED = 0, 1, 3
 _DEFAULTS = Options()
@@ -52,7 +52,7 @@ def deploy(
     """
     scheduled = _scheduled(source, out, cron, interval, timezone, name, options)
     _quiet()
-    from .deploying import deploy as deploy_all
+    from ..deploying.deployments import deploy as deploy_all
 
     for line in deploy_all(scheduled):
         _say(line)
@@ -79,7 +79,7 @@ def serve(
     os.environ.setdefault(_HEARTBEAT, "30")
     from prefect import serve as serve_all
 
-    from .deploying import served
+    from ..deploying.deployments import served
 
     serve_all(*served(scheduled))
     return _DONE
@@ -99,7 +99,7 @@ def trigger(
     """
     settings = RunSettings.checked(**_given(options, source, out))
     _quiet()
-    from .triggering import trigger as trigger_run
+    from ..deploying.triggering import trigger as trigger_run
 
     run = trigger_run(settings, deployment=deployment, idempotency_key=idempotency_key, wait=None if watch else 0)
     _say(f"{run.name}: {_state(run)}")
@@ -137,7 +137,7 @@ def _scheduled(
     if not timed:
         raise UsageError("no schedule was given: add --cron '0 6 * * *' or --interval 3600")
     settings = RunSettings.checked(**_given(options, source, out))
-    from .deploying import Scheduled, schedules
+    from ..deploying.deployments import Scheduled, schedules
 
     planned = schedules(cron, interval, timezone)
     _check_source(settings)

@@ -27,7 +27,7 @@ from imagetask.blocks import BLOCKS
 from imagetask.errors import UsageError
 from imagetask.settings import RunSettings
 
-from .generate_images import generate_images
+from ..generate_images import generate_images
 from .run_form import sent_parameters, strict_parameters
 from .server_calls import check_credentials, prefect_server
 

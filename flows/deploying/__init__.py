@@ -1,0 +1,1 @@
+"""Deployments on a Prefect server, and runs asked of them."""
