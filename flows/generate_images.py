@@ -28,7 +28,7 @@ from .chunk_runs import MOST_THREADS, ended_chunks
 from .models_in_use import close_models, make_model, open_model, stop_models
 from .monitoring import Progress
 from .naming import run_name, tag_run
-from .outcome import announce, completed, ended_early, outcome, why
+from .outcome import announce, completed, ended_early, outcome, tell_dead, why
 from .watching.artifacts import live_artifacts
 from .watching.report import publish_report
 from .watching.run_logs import run_logs
@@ -173,9 +173,12 @@ def generate_images(
 def _recorded(settings: RunSettings, run_id: str) -> Counts:
     """The run, with its record in the dataset folder from start to end."""
     tag_run(settings, run_id)
-    if not Run.ended_well(settings.out):
+    last = Run.last(settings.out)
+    if last is not None and last.state != "finished":
         GenerationStore(settings.store_url).sweep()
-    run = Run.start(settings)
+        if last.state == "running" and last.id is not None:
+            tell_dead(last.id)
+    run = Run.start(settings, run_id)
     try:
         with run_logs(get_run_logger()):
             counts = _watched(settings, run_id)

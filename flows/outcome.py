@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
+from uuid import UUID
 
+from prefect import get_client
 from prefect.client.schemas.objects import State
 from prefect.events import emit_event
-from prefect.exceptions import TerminationSignal
-from prefect.states import Cancelled, Completed, Failed
+from prefect.exceptions import ObjectNotFound, TerminationSignal
+from prefect.states import Cancelled, Completed, Crashed, Failed
 
 from imagetask.errors import ImageTaskError, RunStopped
 from imagetask.runs import Counts
@@ -52,6 +55,18 @@ def why(error: BaseException) -> str:
 def outcome(error: BaseException) -> str:
     """How a run ended that did not come to its end, in a word or two: the name of its state."""
     return str(ended_early(error).name) if isinstance(error, ImageTaskError) else "Interrupted"
+
+
+def tell_dead(run_id: str) -> None:
+    """Marks a run as Crashed whose process died without a word, where this server still takes it for alive.
+
+    The caller holds the lock of its folder, so it is dead.
+    """
+    with get_client(sync_client=True) as client, suppress(ObjectNotFound):
+        known = client.read_flow_run(UUID(run_id))
+        if known.state is not None and not known.state.is_final():
+            message = "its process is gone: another run into the same folder has found that, and goes on from there"
+            client.set_flow_run_state(known.id, Crashed(message=message), force=True)
 
 
 def _named(error: BaseException) -> str:

@@ -47,20 +47,21 @@ class Counts:
 class Run:
     """The record of a run, kept in the dataset folder. Times are seconds since 1970.
 
-    started_in: the working folder, from which relative paths of the settings count.
+    started_in: the working folder, from which relative paths of the settings count. id: the scheduler's, if any.
     """
 
     settings: RunSettings
     state: RunState
     started_at: float
     started_in: str
+    id: str | None = None
     finished_at: float | None = None
     message: str | None = None
 
     @classmethod
-    def start(cls, settings: RunSettings) -> Run:
+    def start(cls, settings: RunSettings, run_id: str | None = None) -> Run:
         """A new run; its record is written."""
-        return cls(settings, "running", time.time(), str(Path.cwd()))._written()
+        return cls(settings, "running", time.time(), str(Path.cwd()), run_id)._written()
 
     def end(self, state: RunState, message: str | None = None) -> Run:
         """The same run, ended; its record is written."""
@@ -76,10 +77,12 @@ class Run:
         return cls(**{**known, "settings": RunSettings(**known["settings"])})
 
     @classmethod
-    def ended_well(cls, folder: str | Path) -> bool:
-        """Whether the last run into a folder, if there was one, came to its end."""
-        known = read_json(Layout(Path(folder)).run)
-        return known is None or known.get("state") == "finished"
+    def last(cls, folder: str | Path) -> Run | None:
+        """The last run into a folder, or None where there was none that can be read."""
+        try:
+            return cls.read(folder)
+        except (DatasetError, ValueError, TypeError, KeyError):
+            return None
 
     def _written(self) -> Run:
         fields = {"version": FORMAT_VERSION, **asdict(self), "settings": self.settings.model_dump(mode="json")}

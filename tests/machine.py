@@ -22,7 +22,10 @@ import polars as pl
 import pytest
 
 DEPLOYMENTS = Path(__file__).parents[1] / "deployments"
-KEY = "sk-of-the-block-4711"
+KEY = "canary/of-the-block+4711"
+"""Of the block; like no provider's, so that no pattern knows it, with letters that URLs and base64 write otherwise."""
+PRICED, USD = "painter", 0.04
+"""A model that has a price in the block."""
 PROMPTS = [f"a {colour} teapot on a shelf" for colour in ("red", "green", "blue", "white", "black")]
 
 _SECTION = re.compile(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", re.DOTALL | re.MULTILINE)
@@ -120,7 +123,7 @@ class Machine:
         """The machine with server, deployments, and the block `openai` for the model server at this URL; no worker."""
         with self.started("server", SERVER):
             self.wait_for_server()
-            self.do(f"{SET_UP.rstrip()} --base-url {model_url}/v1", OPENAI_API_KEY=KEY)
+            self.do(f"{SET_UP.rstrip()} --base-url {model_url}/v1 --price {PRICED}={USD}", OPENAI_API_KEY=KEY)
             yield self
 
     @contextmanager

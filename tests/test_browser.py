@@ -17,7 +17,7 @@ import pytest
 from PIL import Image as PILImage
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.machine import KEY, Machine
+from tests.machine import KEY, PRICED, Machine
 from tests.model_server import ModelServer
 
 pytestmark = [pytest.mark.prefect_server, pytest.mark.browser]
@@ -48,6 +48,7 @@ def shot(page: Page, name: str) -> None:
     """A picture of the whole page, for a person."""
     folder = os.environ.get("IMAGETASK_SCREENSHOTS")
     if folder:
+        page.wait_for_timeout(1000)  # the UI fades pages in
         page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
 
 
@@ -85,7 +86,7 @@ def test_a_run_can_be_watched_while_it_goes_on_and_read_when_it_is_over(
     parameters = {
         "source": str(source),
         "out": str(tmp_path / "animals"),
-        "model": "openai:painter",
+        "model": f"openai:{PRICED}",
         "credentials": "openai",
         "max_concurrency": AT_ONCE,
         "chunk_rows": 40,
@@ -110,7 +111,7 @@ def test_a_run_can_be_watched_while_it_goes_on_and_read_when_it_is_over(
     assert colours(rendered(page)) > 20
     assert page.get_by_text("newest of").inner_text() != before, "it did not grow"
     page.goto(f"/artifacts/artifact/{artifact(machine, run, 'report')['id']}")
-    for text in ("Completed with failures", "refused: 1", "animal number 3 in a meadow", "load_dataset"):
+    for text in ("Completed with failures", "refused: 1", "animal number 3 in a meadow", "load_dataset", "$5.96"):
         expect(page.get_by_text(text).first).to_be_visible(timeout=20_000)
     rendered(page)
     shot(page, "report")

@@ -27,10 +27,14 @@ FINAL = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
 
 @dataclass(frozen=True, slots=True)
 class Killed:
-    """A run that was killed together with its worker: nobody is left who could tell the server."""
+    """Two runs that were killed together with their worker: nobody is left who could tell the server.
+
+    source: of `run`; no other run goes on with `forgotten`.
+    """
 
     run: str
     source: Path
+    forgotten: str
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +54,14 @@ def deployed(tmp_path_factory: pytest.TempPathFactory, models: ModelServer) -> I
 def killed(deployed: Machine, models: ModelServer, tmp_path_factory: pytest.TempPathFactory) -> Killed:
     source = rows(tmp_path_factory.mktemp("killed"))
     with deployed.started("killed-worker", WORKER, may_end=True):
-        run = start(deployed, source)
+        other = rows(tmp_path_factory.mktemp("forgotten"))
+        forgotten, run = start(deployed, other, max_concurrency=1), start(deployed, source)
+        until_asked(deployed, models, other, 2)
         until_asked(deployed, models, source, 40)
-        deployed.wait_until(lambda: deployed.events("prefect.flow-run.heartbeat"), "no heartbeat was sent")
-        assert kill_all_but_the_server(deployed) >= 2, "the worker and the run"
+        deployed.wait_until(lambda: len(deployed.events("prefect.flow-run.heartbeat")) >= 2, "no heartbeats were sent")
+        assert kill_all_but_the_server(deployed) >= 3, "the worker and the runs"
     assert asked(models, source) < ROWS
-    return Killed(run, source)
+    return Killed(run, source, forgotten)
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +137,9 @@ def test_after_a_kill_the_next_run_goes_on_and_asks_again_only_for_what_was_in_f
     assert machine.ended(start(machine, killed.source)) == "Completed"
     assert len(ImageDataset(killed.source.with_name("out"))) == ROWS
     assert ROWS < asked(models, killed.source) <= ROWS + AT_ONCE
+    told = state(machine, killed.run)
+    assert told["type"] == "CRASHED"
+    assert "another run into the same folder" in told["message"]
 
 
 def test_cancelling_a_run_stops_its_calls_keeps_what_came_and_the_next_run_goes_on(
@@ -207,7 +216,8 @@ def test_states_say_whether_rows_failed_and_why_a_run_stopped(
 
 
 def test_a_killed_run_is_told_crashed_for_its_missing_heartbeats(machine: Machine, killed: Killed) -> None:
-    machine.wait_until(lambda: state(machine, killed.run)["type"] in FINAL, "the dead run looks alive", seconds=180)
-    told = state(machine, killed.run)
+    run = killed.forgotten
+    machine.wait_until(lambda: state(machine, run)["type"] in FINAL, "the dead run looks alive", seconds=180)
+    told = state(machine, run)
     assert told["type"] == "CRASHED"
     assert "No heartbeat for 90 s" in told["message"]

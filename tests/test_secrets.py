@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import secrets
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import polars as pl
@@ -18,6 +20,7 @@ from imagetask import RunStopped
 from imagetask.blocks import OpenAIImageCredentials
 from tests.command_line import DONE, SOME_FAILED, STOPPED, Ended, imagetask
 from tests.conftest import Generate
+from tests.machine import KEY, Machine
 from tests.model_server import SIGNATURE, Fault, ModelServer
 
 LOGGERS = ("imagetask", "imagetask_flows", "openai", "huggingface_hub", "httpx2")
@@ -165,6 +168,42 @@ def test_a_key_in_a_block_is_left_nowhere(
     assert ended.code == DONE, ended.text
     assert {call.authorization for call in model_server.calls} == {f"Bearer {key}"}
     assert_nowhere(key, ended, work, prefect_folders)
+
+
+@pytest.mark.prefect_server
+def test_a_workers_key_is_left_nowhere_but_in_the_encrypted_block(
+    work: Path, machine: Machine, models: ModelServer
+) -> None:
+    """Answers repeat the key: of one row, then of all. Then the machine's files are searched, and what it answers."""
+    models.fail("boat", Fault("invalid_prompt", message=f"the key {KEY} may not ask for boats"))
+    deployment = machine.ask("deployments/name/generate-images/on-demand")["id"]
+    parameters = {
+        "source": str(work / "rows.csv"),
+        "out": str(work / "out"),
+        "model": "openai:m",
+        "credentials": "openai",
+    }
+
+    def ended(**more: Any) -> str:
+        wanted = {"parameters": {**parameters, **more}}
+        return machine.ended(str(machine.ask(f"deployments/{deployment}/create_flow_run", wanted)["id"]))
+
+    assert ended() == "Completed with failures"
+    models.fail("train", Fault("unauthorized", message=f"the key {KEY} is not known"))
+    assert ended(seed=1) == "Stopped: auth"
+    models.recover()
+    told = pl.read_parquet(work / "out" / "data" / "*.parquet")["error_message"].to_list()
+    assert "may not ask for boats" in told[1]
+
+    assert found("may not ask for boats", machine.root), "artifacts and logs are in the database"
+    assert found(KEY, machine.root, work) == []
+    answers = [
+        machine.ask(f"{what}/filter", {"sort": "TIMESTAMP_DESC"} if what == "logs" else {})
+        for what in ("flow_runs", "task_runs", "artifacts", "logs", "deployments", "work_pools", "block_documents")
+    ]
+    answers.append(machine.ask("events/filter", {"filter": {}}))
+    assert all(answers)
+    assert not any(form in json.dumps(answers).encode() for form in forms(KEY))
 
 
 def test_no_secret_is_in_an_exception(
