@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,31 +26,37 @@ _DEFAULTS = Options()
 _SCHEDULE = Group("Schedule", sort_key=0)
 _HEARTBEAT = "PREFECT_FLOWS_HEARTBEAT_FREQUENCY"
 
-Folder = Annotated[Path | None, Parameter(help="Folder of the dataset that the schedule extends.", group=_SCHEDULE)]
-Cron = Annotated[str | None, Parameter(help="When to run, as in '0 6 * * *'.", group=_SCHEDULE)]
-Interval = Annotated[float | None, Parameter(help="Run every so many seconds.", group=_SCHEDULE)]
-Timezone = Annotated[str | None, Parameter(help="As in Europe/Vienna; default: UTC.", group=_SCHEDULE)]
-Name = Annotated[str, Parameter(help="Name of the scheduled deployment.", group=_SCHEDULE)]
 AllOptions = Annotated[Options, Parameter(name="*")]
+
+
+def _when(text: str) -> Parameter:
+    return Parameter(help=text, group=_SCHEDULE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """When to run by itself, and into which folder: what `deploy` and `serve` take beside the options of a run."""
+
+    out: Annotated[Path | None, _when("Folder of the dataset that the schedule extends.")] = None
+    cron: Annotated[str | None, _when("When to run, as in '0 6 * * *'.")] = None
+    interval: Annotated[float | None, _when("Run every so many seconds.")] = None
+    timezone: Annotated[str | None, _when("As in Europe/Vienna; default: UTC.")] = None
+    name: Annotated[str, _when("Name of the scheduled deployment.")] = "scheduled"
+
+
+_NEVER = Schedule()
+Scheduling = Annotated[Schedule, Parameter(name="*")]
 
 console = Console(stderr=True)
 
 
-def deploy(
-    *source: Sources,
-    out: Folder = None,
-    cron: Cron = None,
-    interval: Interval = None,
-    timezone: Timezone = None,
-    name: Name = "scheduled",
-    options: AllOptions = _DEFAULTS,
-) -> int:
+def deploy(*source: Sources, schedule: Scheduling = _NEVER, options: AllOptions = _DEFAULTS) -> int:
     """Make or update the deployments on the Prefect server, with all that they need: again and again, if you like.
 
     Without SOURCE: blocks, work pool, automations, and generate-images/on-demand, which runs when it is asked to. With
     SOURCE, --out and --cron or --interval also generate-images/scheduled, which extends the dataset by what is new.
     """
-    scheduled = _scheduled(source, out, cron, interval, timezone, name, options)
+    scheduled = _scheduled(source, schedule, options)
     _quiet()
     from ..deploying.deployments import deploy as deploy_all
 
@@ -62,20 +68,12 @@ def deploy(
     return _DONE
 
 
-def serve(
-    *source: Sources,
-    out: Folder = None,
-    cron: Cron = None,
-    interval: Interval = None,
-    timezone: Timezone = None,
-    name: Name = "scheduled",
-    options: AllOptions = _DEFAULTS,
-) -> int:
+def serve(*source: Sources, schedule: Scheduling = _NEVER, options: AllOptions = _DEFAULTS) -> int:
     """Make the deployments, and carry out their runs on this machine until Ctrl-C: no work pool, no worker.
 
     The options are those of `imagetask deploy`. Schedules are paused when this ends.
     """
-    scheduled = _scheduled(source, out, cron, interval, timezone, name, options)
+    scheduled = _scheduled(source, schedule, options)
     os.environ.setdefault(_HEARTBEAT, "30")
     from prefect import serve as serve_all
 
@@ -117,31 +115,22 @@ def register(app: App) -> None:
         app.command(command)
 
 
-def _scheduled(
-    source: tuple[str, ...],
-    out: Path | None,
-    cron: str | None,
-    interval: float | None,
-    timezone: str | None,
-    name: str,
-    options: Options,
-) -> Scheduled | None:
+def _scheduled(source: tuple[str, ...], schedule: Schedule, options: Options) -> Scheduled | None:
     """What is to run by itself, checked as far as it can be seen here; None where no SOURCE is given."""
-    timed = cron is not None or interval is not None
     if not source:
-        if timed or timezone is not None or out is not None or options != _DEFAULTS or name != "scheduled":
+        if (schedule, options) != (_NEVER, _DEFAULTS):
             raise UsageError("no SOURCE was given: without one, deploy and serve take no options")
         return None
-    if out is None:
+    if schedule.out is None:
         raise UsageError("--out is missing: name the folder of the dataset that the schedule extends")
-    if not timed:
+    if schedule.cron is None and schedule.interval is None:
         raise UsageError("no schedule was given: add --cron '0 6 * * *' or --interval 3600")
-    settings = RunSettings.checked(**_given(options, source, out))
+    settings = RunSettings.checked(**_given(options, source, schedule.out))
     from ..deploying.deployments import Scheduled, schedules
 
-    planned = schedules(cron, interval, timezone)
+    planned = schedules(schedule.cron, schedule.interval, schedule.timezone)
     _check_source(settings)
-    return Scheduled(settings, planned, name)
+    return Scheduled(settings, planned, schedule.name)
 
 
 def _check_source(settings: RunSettings) -> None:
