@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
 from prefect import Task
 from prefect.client.schemas.objects import State
+from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture, as_completed
 
 from imagetask.chunks import is_final, read_manifest
@@ -19,31 +22,47 @@ from .models_in_use import stop_models
 MOST_THREADS = 16
 """Chunks under way at once in a process, at most."""
 
+_GRACE = 20.0
+"""Prefect's worker kills a run 30 s after it told it to end; the rest is for its record and its report (seconds)."""
+
 ChunkTask = Task[..., dict[str, Any]]
 
 
-def ended_chunks(
+@contextmanager
+def chunk_runs(
     chunk_task: ChunkTask, settings: RunSettings, plan: Plan, run_id: str
-) -> Generator[tuple[Chunk, State[Any]], None, None]:
+) -> Iterator[Iterator[tuple[Chunk, State[Any]]]]:
     """The chunks with how each ended, as they end; so many under way that the calls never run dry between two.
 
-    Closed before its end, it stops the run's calls, and waits for those in flight.
+    Left by an error, it stops the run's calls, and waits for those in flight: until they end, or, where the process was
+    told to end and is killed 30 s later, for 20 s.
     """
-    window = min(MOST_THREADS, 2 + -(-2 * settings.max_concurrency // (plan.chunk_rows * plan.num_generations)))
     under_way: dict[PrefectFuture[Any], Chunk] = {}
     try:
-        for chunk in plan.chunks:
-            while len(under_way) >= window:
-                yield _next_ended(under_way)
-            under_way[_submitted(chunk_task, settings, chunk)] = chunk
-        while under_way:
-            yield _next_ended(under_way)
-    except BaseException:
+        yield _as_they_end(chunk_task, settings, plan, under_way)
+    except BaseException as error:
         stop_models(run_id, "interrupted", "the run ended before this was asked for")
+        _wait_for(under_way, _GRACE if isinstance(error, TerminationSignal) else None)
         raise
-    finally:
-        for future in under_way:
-            future.wait()
+
+
+def _as_they_end(
+    chunk_task: ChunkTask, settings: RunSettings, plan: Plan, under_way: dict[PrefectFuture[Any], Chunk]
+) -> Iterator[tuple[Chunk, State[Any]]]:
+    window = min(MOST_THREADS, 2 + -(-2 * settings.max_concurrency // (plan.chunk_rows * plan.num_generations)))
+    for chunk in plan.chunks:
+        while len(under_way) >= window:
+            yield _next_ended(under_way)
+        under_way[_submitted(chunk_task, settings, chunk)] = chunk
+    while under_way:
+        yield _next_ended(under_way)
+
+
+def _wait_for(under_way: Iterable[PrefectFuture[Any]], seconds: float | None) -> None:
+    """seconds: for all of them together; None for as long as it takes."""
+    until = None if seconds is None else time.monotonic() + seconds
+    for future in under_way:
+        future.wait(timeout=None if until is None else max(0.0, until - time.monotonic()))
 
 
 def _next_ended(under_way: dict[PrefectFuture[Any], Chunk]) -> tuple[Chunk, State[Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -19,19 +18,20 @@ from imagetask.errors import ImageTaskError, RunStopped, StorageError
 from imagetask.layout import alone_in
 from imagetask.models.managed import MAX_CONCURRENCY
 from imagetask.plan import Chunk, Plan, make_plan
-from imagetask.runs import Counts, Run, counts_so_far
+from imagetask.runs import Counts, Run
 from imagetask.settings import DEFAULT_TASK, RunSettings
 from imagetask.store import GenerationStore
 
 from . import monitoring
-from .chunk_runs import MOST_THREADS, ended_chunks
-from .models_in_use import close_models, make_model, open_model, stop_models
+from .chunk_runs import MOST_THREADS, chunk_runs
+from .models_in_use import closing_models, make_model, open_model, stop_models
 from .monitoring import Progress
-from .naming import run_name, tag_run
-from .outcome import announce, completed, ended_early, outcome, tell_dead, why
+from .naming import run_name
+from .outcome import announce, completed_state, ended_early, failed_state, finished
 from .watching.artifacts import live_artifacts
 from .watching.report import publish_report
 from .watching.run_logs import run_logs
+from .watching.telling import tag_run, tell_dead
 
 
 def _digest(_: TaskRunContext, parameters: dict[str, Any]) -> str:
@@ -165,30 +165,32 @@ def generate_images(
         with alone_in(settings.layout):
             counts = _recorded(settings, str(flow_run.id))
     except ImageTaskError as error:
-        return ended_early(error)
+        return failed_state(error)
     announce(settings, counts)
-    return completed(counts)
+    return completed_state(counts)
 
 
 def _recorded(settings: RunSettings, run_id: str) -> Counts:
     """The run, with its record in the dataset folder from start to end."""
-    tag_run(settings, run_id)
-    last = Run.last(settings.out)
+    with run_logs(get_run_logger()):
+        tag_run(settings, run_id)
+        _clean_up_after(Run.last(settings.out), settings, run_id)
+        run = Run.start(settings, run_id)
+        try:
+            counts = _watched(settings, run_id)
+        except BaseException as error:
+            run.end("stopped", ended_early(error).message)
+            raise
+        run.end("finished")
+        return counts
+
+
+def _clean_up_after(last: Run | None, settings: RunSettings, run_id: str) -> None:
+    """After a run that did not come to its end; a run that Prefect starts again has the same id."""
     if last is not None and last.state != "finished":
         GenerationStore(settings.store_url).sweep()
-        if last.state == "running" and last.id is not None:
-            tell_dead(last.id)
-    run = Run.start(settings, run_id)
-    try:
-        with run_logs(get_run_logger()):
-            counts = _watched(settings, run_id)
-    except BaseException as error:
-        run.end("stopped", why(error))
-        raise
-    finally:
-        close_models(run_id)
-    run.end("finished")
-    return counts
+        if last.state == "running" and last.id not in (None, run_id):
+            tell_dead(str(last.id))
 
 
 def _watched(settings: RunSettings, run_id: str) -> Counts:
@@ -196,29 +198,28 @@ def _watched(settings: RunSettings, run_id: str) -> Counts:
     plan = make_plan(settings, [make_model(settings, model) for model in settings.model])
     get_run_logger().info("%d rows of %s in %d chunks", plan.rows, settings.source, len(plan.chunks))
     progress = monitoring.begin(run_id, plan.rows * len(settings.model) * plan.num_generations)
+    cancel = partial(stop_models, run_id, "interrupted", "it was cancelled on the Prefect server")
     try:
-        with live_artifacts(settings, progress, partial(stop_models, run_id, "interrupted", "cancelled")):
+        with live_artifacts(settings, progress, cancel), closing_models(run_id):
             counts = _generated(settings, plan, progress)
     except BaseException as error:
-        publish_report(settings, progress, counts_so_far(settings.out)[1], outcome(error), why(error))
+        publish_report(settings, progress, None, ended_early(error))
         raise
-    publish_report(settings, progress, counts, str(completed(counts).name))
+    publish_report(settings, progress, counts, finished(counts))
     return counts
 
 
 def _generated(settings: RunSettings, plan: Plan, progress: Progress) -> Counts:
     """The run itself: chunks, then image columns."""
     layout = settings.layout
-    failed_rows = new = 0
-    with closing(ended_chunks(generate_chunk, settings, plan, progress.run)) as ended:
+    failed_rows = 0
+    with chunk_runs(generate_chunk, settings, plan, progress.run) as ended:
         for chunk, state in ended:
             state.result()
             manifest = read_manifest(layout, chunk)
             assert manifest is not None
             if state.name == "Cached":
                 progress.add_cached(manifest)
-            else:
-                new += manifest["generations"] - sum(manifest["failed"].values()) - manifest["reused"]
             failed_rows += manifest["failed_rows"]
             if settings.max_failed is not None and failed_rows > settings.max_failed:
                 raise _too_many_failed(settings, failed_rows)
@@ -226,7 +227,7 @@ def _generated(settings: RunSettings, plan: Plan, progress: Progress) -> Counts:
     counts = Counts.of(m for chunk in plan.chunks if (m := read_manifest(layout, chunk)) is not None)
     transform_columns_to_image(str(settings.out), [asdict(chunk) for chunk in plan.chunks])
     sweep_parts(layout, plan.chunks)
-    return replace(counts, reused=counts.done - new)
+    return replace(counts, reused=max(0, counts.done - progress.new_images))
 
 
 def _too_many_failed(settings: RunSettings, failed_rows: int) -> RunStopped:

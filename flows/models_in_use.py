@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from imagetask.errors import StopReason
+from imagetask.errors import StopReason, UsageError
 from imagetask.models import load_model, model_class, split_model
 from imagetask.models.base import ImageGenerationModel
 from imagetask.models.managed import ManagedModel
+from imagetask.models.pacing import Pace
 from imagetask.models.tally import Tally
 from imagetask.settings import RunSettings
 from imagetask.store import GenerationStore
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 
 _lock = threading.Lock()
 _models: dict[tuple[str, str], ManagedModel] = {}
+_paces: dict[tuple[str, str], Pace] = {}
+"""Of a run and a backend: its models are asked with one account, and share what that bears."""
 _stopped: dict[str, tuple[StopReason, str]] = {}
 _closed: dict[str, list[Tally]] = {}
 """What became of the generations of the run that was closed last."""
@@ -30,8 +35,9 @@ def open_model(settings: RunSettings, model: str, run: str) -> ManagedModel:
     with _lock:
         managed = _models.get((run, model))
         if managed is None:
-            managed = managed_model(settings, model)
-            _models[run, model] = managed
+            account = account_of(settings, model)
+            pace = _paces.setdefault((run, split_model(model)[0]), account.pace())
+            managed = _models[run, model] = managed_model(settings, model, account, pace)
             if run in _stopped:
                 managed.stop(*_stopped[run])
             managed.load()
@@ -40,7 +46,7 @@ def open_model(settings: RunSettings, model: str, run: str) -> ManagedModel:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """With what a run asks a model: the block that it names, and the limits that hold for this model.
+    """With what a run asks the models of a backend: the block that it names, and the limits that hold for all of them.
 
     block: None where the run names none, or the backend takes no credentials.
     """
@@ -49,37 +55,31 @@ class Account:
     max_concurrency: int
     requests_per_minute: float | None
 
+    def pace(self) -> Pace:
+        return Pace(self.max_concurrency, self.requests_per_minute)
+
 
 def account_of(settings: RunSettings, model: str) -> Account:
-    """Loads the block, and gives what holds: the lower of the run's and the account's limits.
-
-    Models of one backend are asked with one block, and share its limits evenly. Raises `UsageError`.
-    """
+    """Loads the block, and gives what holds: the lower of the run's and the account's limits. Raises `UsageError`."""
     block = _block_of(settings, model)
     at_once, per_minute = settings.max_concurrency, settings.requests_per_minute
-    if block is None:
-        return Account(None, at_once, per_minute)
-    backend = split_model(model)[0]
-    sharing = sum(split_model(other)[0] == backend for other in settings.model)
-    if block.max_concurrency is not None:
-        at_once = min(at_once, max(1, block.max_concurrency // sharing))
-    if block.requests_per_minute is not None:
-        per_minute = min(per_minute or math.inf, block.requests_per_minute / sharing)
+    if block is not None and block.max_concurrency is not None:
+        at_once = min(at_once, block.max_concurrency)
+    if block is not None and block.requests_per_minute is not None:
+        per_minute = min(per_minute or math.inf, block.requests_per_minute)
     return Account(block, at_once, per_minute)
 
 
-def managed_model(settings: RunSettings, model: str, account: Account | None = None) -> ManagedModel:
+def managed_model(settings: RunSettings, model: str, account: Account, pace: Pace | None = None) -> ManagedModel:
     """The model as the settings describe it, with its store, not yet loaded.
 
-    account: where it is known already. Raises `UsageError`.
+    pace: one that it shares with others; default: one of its own. Raises `UsageError`.
     """
-    account = account or account_of(settings, model)
     return ManagedModel(
         _made(settings, model, account.block),
         store=GenerationStore(settings.store_url),
         seed=settings.seed,
-        max_concurrency=account.max_concurrency,
-        requests_per_minute=account.requests_per_minute,
+        pace=pace or account.pace(),
         prices=account.block.prices if account.block else None,
     )
 
@@ -104,6 +104,11 @@ def _block_of(settings: RunSettings, model: str) -> BackendBlock | None:
 def _made(settings: RunSettings, model: str, block: BackendBlock | None) -> ImageGenerationModel:
     """Where a run has several models, what is said for all of them goes to those that take it."""
     backend, model_id = split_model(model)
+    if block is not None and block.api_key is not None and settings.base_url not in (None, block.base_url):
+        raise UsageError(
+            f"--base-url {settings.base_url}: the key of the block {settings.credentials} is sent only to the server "
+            "that the block names: write the URL into the block"
+        )
     options = {
         "base_url": settings.base_url,
         "timeout": settings.timeout,
@@ -123,15 +128,22 @@ def stop_models(run: str, kind: StopReason, message: str) -> None:
             managed.stop(kind, message)
 
 
-def close_models(run: str) -> None:
-    """Closes the run's models in this process."""
-    with _lock:
-        closing = [_models.pop(key) for key in list(_models) if key[0] == run]
-        _stopped.pop(run, None)
-        _closed.clear()
-        _closed[run] = [managed.tally for managed in closing]
-    for managed in closing:
-        managed.unload()
+@contextmanager
+def closing_models(run: str) -> Iterator[None]:
+    """Closes all of the run's models in this process at its end. Raises `RunStopped` where one cannot be closed."""
+    try:
+        yield
+    finally:
+        with _lock:
+            closing = [_models.pop(key) for key in list(_models) if key[0] == run]
+            for key in [key for key in _paces if key[0] == run]:
+                del _paces[key]
+            _stopped.pop(run, None)
+            _closed.clear()
+            _closed[run] = [managed.tally for managed in closing]
+        with ExitStack() as each:
+            for managed in closing:
+                each.callback(managed.unload)
 
 
 def tallies(run: str) -> list[Tally]:

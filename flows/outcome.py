@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
-from uuid import UUID
 
-from prefect import get_client
 from prefect.client.schemas.objects import State
 from prefect.events import emit_event
-from prefect.exceptions import ObjectNotFound, TerminationSignal
-from prefect.states import Cancelled, Completed, Crashed, Failed
+from prefect.exceptions import TerminationSignal
+from prefect.states import Cancelled, Completed, Failed
 
 from imagetask.errors import ImageTaskError, RunStopped
 from imagetask.runs import Counts
@@ -24,53 +21,58 @@ FINISHED = "imagetask.dataset.finished"
 """The event of a dataset that was finished, or grown."""
 
 
-def completed(counts: Counts) -> State[Any]:
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a run ended, as its state, its record, its artifacts and its report tell it.
+
+    name: of the state. message: a sentence; where the run did not come to its end, why. to_mend: whether a person has
+    to do something before it can go on.
+    """
+
+    name: str
+    message: str
+    to_mend: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether all rows were dealt with."""
+        return self.name.startswith("Completed")
+
+
+def finished(counts: Counts) -> Ending:
     """All rows were dealt with. The name says whether each has its image."""
     if not counts.failed:
-        return Completed(message=f"{counts.done:,} images", data=asdict(counts))
+        return Ending("Completed", f"{counts.done:,} images")
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.failed.items()))
-    message = f"{counts.done:,} of {counts.generations:,} images; failed: {kinds}"
-    return Completed(name=WITH_FAILURES, message=message, data=asdict(counts))
+    return Ending(WITH_FAILURES, f"{counts.done:,} of {counts.generations:,} images; failed: {kinds}")
 
 
-def ended_early(error: ImageTaskError) -> State[Any]:
-    """The run could not go on: Cancelled where a person asked for that, else Failed; the message says what to do."""
+def ended_early(error: BaseException) -> Ending:
+    """The run did not come to its end."""
+    if isinstance(error, TerminationSignal):
+        return Ending("Interrupted", "its process was told to end: it was cancelled, or its worker was stopped")
+    if isinstance(error, KeyboardInterrupt):
+        return Ending("Interrupted", "it was interrupted")
     if not isinstance(error, RunStopped):
-        return Failed(message=str(error), data=error)
-    kept = "What came in is kept; the same parameters go on from there."
+        message = str(error) if isinstance(error, ImageTaskError) else f"{type(error).__name__}: {error}"
+        return Ending("Failed", message, to_mend=True)
     if error.kind == "interrupted":
-        return Cancelled(message=f"{error.message}. {kept}", data=error)
-    return Failed(name=f"Stopped: {error.kind}", message=f"{error.message}. {kept}", data=error)
+        return Ending("Cancelled", error.message)
+    return Ending(f"Stopped: {error.kind}", error.message, to_mend=True)
 
 
-def why(error: BaseException) -> str:
-    """Why a run ended before its end, for its record."""
-    if isinstance(error, RunStopped):
-        return error.message
-    if isinstance(error, ImageTaskError):
-        return str(error)
-    return "interrupted" if isinstance(error, (KeyboardInterrupt, TerminationSignal)) else _named(error)
+def completed_state(counts: Counts) -> State[Any]:
+    """The state of a run that came to its end; its data are the counts."""
+    ending = finished(counts)
+    return Completed(name=ending.name, message=ending.message, data=asdict(counts))
 
 
-def outcome(error: BaseException) -> str:
-    """How a run ended that did not come to its end, in a word or two: the name of its state."""
-    return str(ended_early(error).name) if isinstance(error, ImageTaskError) else "Interrupted"
-
-
-def tell_dead(run_id: str) -> None:
-    """Marks a run as Crashed whose process died without a word, where this server still takes it for alive.
-
-    The caller holds the lock of its folder, so it is dead.
-    """
-    with get_client(sync_client=True) as client, suppress(ObjectNotFound):
-        known = client.read_flow_run(UUID(run_id))
-        if known.state is not None and not known.state.is_final():
-            message = "its process is gone: another run into the same folder has found that, and goes on from there"
-            client.set_flow_run_state(known.id, Crashed(message=message), force=True)
-
-
-def _named(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+def failed_state(error: ImageTaskError) -> State[Any]:
+    """The state of a run that did not: Cancelled where a person asked for that, else Failed, with what to do."""
+    ending = ended_early(error)
+    make = Cancelled if ending.name == "Cancelled" else Failed
+    kept = ". What came in is kept; the same parameters go on from there." if isinstance(error, RunStopped) else ""
+    return make(name=ending.name, message=f"{ending.message}{kept}", data=error)
 
 
 def announce(settings: RunSettings, counts: Counts) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from imagetask.chunks import answered
 from imagetask.drawing.contact_sheet import contact_sheet
 from imagetask.images import Image
 from imagetask.layout import write_whole
+from imagetask.models import split_model
 from imagetask.models.base import Generation
 from imagetask.models.treatments import TREATMENTS
 from imagetask.plan import first_rows, make_task
@@ -28,7 +30,7 @@ Cell = tuple[PILImage.Image | Image | None, str]
 class Preview:
     """sheet: the picture's file. calls: of the whole source; left: without those whose end this preview has seen.
 
-    seconds: what these would take, the models side by side.
+    seconds: what these would take: models of one backend one after another, the backends side by side.
     """
 
     sheet: Path
@@ -61,18 +63,19 @@ def preview_rows(settings: RunSettings, rows: int) -> Preview:
     frame, ordinals, total = first_rows(settings, rows)
     tried: list[Generation] = []
     calls = left = 0
-    seconds = 0.0
+    seconds: dict[str, float] = defaultdict(float)
     for model in settings.model:
         account = account_of(settings, model)
         generations, of_each_row = _tried(settings, model, account, frame, ordinals)
         still = total * of_each_row - sum(map(_ended, generations))
-        seconds = max(seconds, _seconds(account, still, [one.latency for one in generations if one.latency]))
+        latencies = [one.latency for one in generations if one.latency]
+        seconds[split_model(model)[0]] += _seconds(account, still, latencies)
         calls, left = calls + total * of_each_row, left + still
         tried += generations
     _draw([(one.image, one.error_message or one.prompt) for one in tried], settings.layout.contact_sheet)
     made = sum(one.image is not None for one in tried)
     failed: dict[str, str] = {one.error_kind: one.error_message or "" for one in tried if one.error_kind is not None}
-    return Preview(settings.layout.contact_sheet, made, failed, total, calls, left, seconds)
+    return Preview(settings.layout.contact_sheet, made, failed, total, calls, left, max(seconds.values()))
 
 
 def _tried(

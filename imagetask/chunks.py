@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from imagetask.errors import DatasetError, ErrorKind, ImageTaskError, TaskError
+from imagetask.errors import DatasetError, ErrorKind, ImageTaskError, RunStopped, TaskError
 from imagetask.images import as_image
 from imagetask.layout import Layout, read_json, write_whole
 from imagetask.models.base import Generation
@@ -75,12 +75,25 @@ def run_chunk(settings: RunSettings, chunk: Chunk, model: ManagedModel) -> dict[
     view = model.for_rows(marks["ordinal"].to_list())
     task = make_task(settings, view)
     _check_plan(settings, chunk, task, rows_digest(source, marks["ordinal"]))
+    try:
+        return _answered_part(settings, chunk, task, view, source, marks)
+    except RunStopped:
+        raise
+    except BaseException:
+        view.take_back()
+        raise
+
+
+def _answered_part(
+    settings: RunSettings, chunk: Chunk, task: ImageTask, view: ManagedModel, source: pl.DataFrame, marks: pl.DataFrame
+) -> dict[str, Any]:
     rows = source.to_dicts()
     answers = answered(task, [dict(row) for row in rows])
     each = 1 if task.group_generations else task.num_generations
     _check_answer(task, rows, answers, each, view)
     assert view.asked is not None
-    columns = _output_columns(task, source.columns, answers, model.store, chunk.start)
+    assert view.store is not None
+    columns = _output_columns(task, source.columns, answers, view.store, chunk.start)
     inputs = source.with_columns(marks["row_id"])
     inputs = inputs.select(pl.all().repeat_by(each).explode()) if each > 1 else inputs
     part = inputs.hstack([series for series, _ in columns.values()])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +19,16 @@ from imagetask.store import check_store_url
 
 _SECRET_NAMES = re.compile(r"(?:^|[-_])(?:api[-_]?key|token|secret|password|authorization)$", re.IGNORECASE)
 DEFAULT_TASK = "imagetask.tasks:ImageGeneration"
+
+
+def _names(value: Any) -> Iterator[str]:
+    """The names in a JSON value, at any depth."""
+    if isinstance(value, Mapping):
+        yield from map(str, value)
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _names(item)
 
 
 class RunSettings(BaseModel):
@@ -105,7 +116,7 @@ class RunSettings(BaseModel):
     @field_validator("param")
     @classmethod
     def _no_secret_parameters(cls, value: dict[str, Any]) -> dict[str, Any]:
-        for name in value:
+        for name in _names(value):
             if _SECRET_NAMES.search(name):
                 raise ValueError(f"{name!r} is a secret: keep it in a block, and give its name as credentials")
         return value

@@ -44,8 +44,9 @@ def test_a_run_has_no_more_calls_under_way_than_its_account_allows(
     generate(prompts, tmp_path / "one", model="openai:a", credentials="two-at-once", chunk_rows=4)
     assert (len(model_server.calls), model_server.max_in_flight) == (12, 2)
 
-    generate(prompts, tmp_path / "two", model=["openai:a", "openai:b"], credentials="two-at-once", chunk_rows=4)
-    assert (len(model_server.calls), model_server.max_in_flight) == (36, 2), "two models of one account share it"
+    models = ["openai:a", "openai:b", "openai:c"]
+    generate(prompts, tmp_path / "three", model=models, credentials="two-at-once", chunk_rows=4)
+    assert (len(model_server.calls), model_server.max_in_flight) == (48, 2), "the models of one account share it"
 
 
 def test_a_run_makes_no_more_calls_a_minute_than_its_account_allows(
@@ -69,7 +70,6 @@ def test_a_run_makes_no_more_calls_a_minute_than_its_account_allows(
             (3, 20),
         ),
         ({"max_concurrency": 200, "requests_per_minute": 100}, {"requests_per_minute": 300}, (64, 100)),
-        ({"max_concurrency": 8, "requests_per_minute": 90}, {"model": ["openai:a", "openai:b", "openai:c"]}, (2, 30)),
         ({"max_concurrency": 8}, {"model": ["openai:a", "placeholder"]}, (8, None)),
     ],
 )
@@ -98,12 +98,13 @@ def test_the_cost_is_counted_by_the_prices_of_the_account(
 ) -> None:
     save("priced", model_server, prices={"a": 0.04, "a 128x64": 0.06, "b 32x32": 1})
     asked = settings(out=tmp_path / "out", model=["openai:a", "openai:b"], credentials="priced")
-    with managed_model(asked, "openai:a") as managed:
+    account = account_of(asked, "openai:a")
+    with managed_model(asked, "openai:a", account) as managed:
         managed.generate_outputs(["a small one", "another small one"])
         managed.generate_outputs(["a wide one"], width=128, height=64)
         assert managed.tally.cost == pytest.approx(0.04 + 0.04 + 0.06)
         assert managed.tally.unpriced == 0
-    with managed_model(asked, "openai:b") as managed:
+    with managed_model(asked, "openai:b", account) as managed:
         managed.generate_outputs(["of another size than the price"])
         assert (managed.tally.cost, managed.tally.unpriced) == (0, 1)
 
@@ -130,3 +131,12 @@ def test_a_backend_alone_with_a_block_that_names_no_model_is_told(
     OpenAIImageCredentials(api_key=KEY).save("without-a-model", overwrite=True)
     with pytest.raises(UsageError, match="give a model, for example openai:gpt-image-2"):
         generate(prompts, tmp_path / "out", model="openai", credentials="without-a-model")
+
+
+def test_the_key_of_a_block_is_sent_to_no_other_server_than_the_blocks(
+    prompts: Path, tmp_path: Path, generate: Generate, model_server: ModelServer
+) -> None:
+    save("bound", model_server)
+    with pytest.raises(UsageError, match="sent only to the server that the block names"):
+        generate(prompts, tmp_path / "out", model="openai:a", credentials="bound", base_url="http://127.0.0.1:9/v1")
+    assert model_server.calls == []

@@ -11,6 +11,7 @@ import pytest
 
 from imagetask import GenerationStore, Image, ImageGeneration, ManagedModel, PlaceholderImageGeneration, TaskError
 from imagetask.chunks import part_path, run_chunk
+from imagetask.errors import StorageError
 from imagetask.plan import make_plan
 from imagetask.settings import RunSettings
 
@@ -43,6 +44,25 @@ class FirstChunk:
 
     def part(self) -> pl.DataFrame:
         return pl.read_parquet(part_path(self.settings.layout, self.chunk))
+
+
+def test_a_chunk_that_is_tried_again_is_counted_once(tmp_path: Path) -> None:
+    source = tmp_path / "source.csv"
+    source.write_text("prompt\na cat\na dog\n ,\n".replace(" ,", '""'))
+    settings = RunSettings(source=str(source), out=tmp_path / "out")
+    settings.layout.make()
+    run = FirstChunk(settings)
+    part = part_path(settings.layout, run.chunk)
+    part.mkdir()
+    (part / "in the way").touch()
+    with pytest.raises(StorageError):
+        run.run()
+    (part / "in the way").unlink()
+    part.rmdir()
+    run.run()
+    tally = run.model.tally
+    assert (tally.done, tally.new, tally.reused, tally.calls) == (2, 2, 0, 2)
+    assert tally.failed == {"invalid_input": 1}
 
 
 happened: list[str] = []

@@ -101,12 +101,10 @@ def test_rows_from_python_do_not_replace_those_that_an_earlier_run_goes_on_with(
 def test_run_that_is_stopped_while_its_model_is_opened_makes_no_call(model_server: ModelServer, tmp_path: Path) -> None:
     settings = RunSettings(source="a.csv", out=tmp_path / "out", **openai_at(model_server))
     models_in_use.stop_models("the run", "interrupted", "stopped by hand")
-    try:
+    with models_in_use.closing_models("the run"):
         managed = models_in_use.open_model(settings, "openai:m", "the run")
         with pytest.raises(RunStopped, match="stopped by hand"):
             managed.generate_outputs(["a red bicycle"])
-    finally:
-        models_in_use.close_models("the run")
     assert model_server.calls == []
 
 

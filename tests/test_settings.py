@@ -73,6 +73,15 @@ def test_an_unknown_field_is_refused_with_its_name() -> None:
         RunSettings.checked(source="rows.csv", out="out", num_images=2)
 
 
+@pytest.mark.parametrize(
+    "param", [{"api_key": "pass5word"}, {"extra_headers": {"Authorization": "pass5word"}}, {"a": [{"b": {"token": 1}}]}]
+)
+def test_a_secret_in_the_parameters_is_refused_at_any_depth_and_not_repeated(param: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match="is a secret: keep it in a block") as caught:
+        RunSettings.checked(source="rows.csv", out="out", param=param)
+    assert "pass5word" not in str(caught.value)
+
+
 @pytest.mark.parametrize("url", ["https://me:pass5word@host/v1", "https://host/v1?key=pass5word"])
 def test_a_secret_in_the_base_url_is_refused_and_not_repeated(url: str) -> None:
     with pytest.raises(UsageError, match="keep them in a block") as caught:

@@ -9,20 +9,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
+from pathlib import Path
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import StateType
 
-from imagetask.errors import ImageTaskError, RunStopped, StorageError
+from imagetask.errors import StorageError
 from imagetask.layout import write_whole
 from imagetask.models.redact import one_line
 from imagetask.settings import RunSettings
 
 from ..monitoring import Progress
+from ..outcome import Ending, ended_early, finished
 from .contact_sheets import SHOWN_NEWEST, NewestImages
-from .markdown import code, picture, text
-from .posting import REFUSALS, RunArtifact, artifact_key, impatient_client
+from .markdown import code, picture
+from .parts_shown import counts_of_parts
+from .posting import RunArtifact, artifact_key, impatient_client
 from .progress_text import progress_text
 
 logger = logging.getLogger(__name__)
@@ -48,7 +51,7 @@ class Seconds:
     end: float = 5.0
 
 
-_SECONDS = Seconds()
+SECONDS = Seconds()
 
 
 @contextmanager
@@ -56,33 +59,26 @@ def live_artifacts(
     settings: RunSettings,
     progress: Progress,
     on_cancel: Callable[[], None] = lambda: None,
-    seconds: Seconds = _SECONDS,
+    seconds: Seconds | None = None,
 ) -> Iterator[None]:
     """Keeps the run's artifacts up to date, from a thread of its own: its progress, and its newest images.
 
-    on_cancel: called once, in that thread, when the run is cancelled on the server.
+    on_cancel: called once, in that thread, when the run is cancelled on the server. seconds: default `SECONDS`.
     A server that is slow or gone gets fewer updates, and does the run no harm.
     """
+    seconds = seconds or SECONDS
     live = _Live(settings, progress, on_cancel, seconds)
     thread = threading.Thread(target=copy_context().run, args=(live.keep_up,), name="imagetask-artifacts", daemon=True)
     thread.start()
     try:
         yield
     except BaseException as error:
-        live.end(_told(error))
+        live.end(error)
         raise
     else:
-        live.end("**Finished**")
+        live.end()
     finally:
         thread.join(seconds.end)
-
-
-def _told(error: BaseException) -> str:
-    if isinstance(error, RunStopped):
-        return f"**Stopped** ({text(error.kind)}): {text(error.message, 500)}"
-    if isinstance(error, ImageTaskError):
-        return f"**Failed**: {text(error, 500)}"
-    return f"**Ended** by {text(type(error).__name__)}"
 
 
 class _Live:
@@ -95,39 +91,56 @@ class _Live:
         self._progress = progress
         self._on_cancel = on_cancel
         self._seconds = seconds
-        self._outcome: str | None = None
+        self._error: BaseException | None = None
         self._ended = threading.Event()
         self._images = NewestImages()
         self._shown: list[str] = []
+        self._file_trouble = _Trouble("the picture of the newest images was not written")
         name = settings.out.name
         self._text = RunArtifact(progress.run, artifact_key("progress", name), "How far the run is")
         self._pictures = RunArtifact(progress.run, artifact_key("images", name), "The newest images of the run")
 
-    def end(self, outcome: str) -> None:
-        """outcome: how the run ended; markdown."""
-        self._outcome = outcome
+    def end(self, error: BaseException | None = None) -> None:
+        """error: by which the run ended; None where it came to its end."""
+        self._error = error
         self._ended.set()
 
     def keep_up(self) -> None:
         """Updates until the run ends, and then once more."""
+        try:
+            with impatient_client(self._seconds.answer) as client:
+                self._keep_up(client)
+        except Exception as error:
+            _Trouble("the artifacts of the run are not kept up").tell(error)
+
+    def _keep_up(self, client: SyncPrefectClient) -> None:
         seconds = self._seconds
-        with impatient_client(seconds.answer) as client:
-            shown = [
-                _Repeated(seconds.progress, lambda: self._put_text(client)),
-                _Repeated(seconds.images, lambda: self._put_images(client)),
-            ]
-            state = _Repeated(seconds.state, lambda: self._look_at_state(client))
-            while not self._ended.wait(seconds.moment):
-                self._progress.note_moment()
-                for work in (*shown, state):
-                    if not self._ended.is_set():
-                        work.do_if_due()
-            self._progress.note_moment()
-            all(work.do() for work in shown)  # the second only where the server took the first
+        state = _Repeated(seconds.state, lambda: self._look_at_state(client))
+        moment = _Repeated(0.0, self._note_moment)
+        shown = [
+            _Repeated(seconds.progress, lambda: self._put_text(client)),
+            _Repeated(seconds.images, lambda: self._put_images(client)),
+        ]
+        while not self._ended.wait(seconds.moment):
+            for work in (state, moment, *shown):
+                if not self._ended.is_set():
+                    work.do_if_due()
+        moment.do()
+        all(work.do() for work in shown)  # the second only where the server took the first
+
+    def _note_moment(self) -> bool:
+        self._progress.note_moment()
+        return True
 
     def _put_text(self, client: SyncPrefectClient) -> bool:
-        self._text.put(client, progress_text(self._settings, self._progress, self._outcome))
+        ending = self._ending() if self._ended.is_set() else None
+        self._text.put(client, progress_text(self._settings, self._progress, ending))
         return True
+
+    def _ending(self) -> Ending:
+        if self._error is not None:
+            return ended_early(self._error)
+        return finished(counts_of_parts(self._settings))
 
     def _put_images(self, client: SyncPrefectClient) -> bool:
         newest = self._progress.newest(SHOWN_NEWEST)
@@ -136,13 +149,22 @@ class _Live:
         if sheet is None:
             return False
         path = self._settings.layout.newest
-        write_whole(path, sheet)
+        here = f"This picture: {code(path)}; all" if self._written(path, sheet) else "All"
         made, store = self._progress.images, self._settings.store_url
         meaning = f"Contact sheet of the {len(newest):,} newest of {made:,} images"
         below = f"The {len(newest):,} newest of {made:,} images, the newest first."
-        places = f"This picture: {code(path)}; all images in full size: {code(store)}"
+        places = f"{here} images in full size: {code(store)}"
         self._pictures.put(client, f"{picture(sheet, meaning)}\n\n{below} {places}\n")
         self._shown = keys
+        return True
+
+    def _written(self, path: Path, sheet: bytes) -> bool:
+        """Whether the disk took the sheet; where not, the artifact has it all the same."""
+        try:
+            write_whole(path, sheet)
+        except StorageError as error:
+            self._file_trouble.tell(error)
+            return False
         return True
 
     def _look_at_state(self, client: SyncPrefectClient) -> bool:
@@ -152,9 +174,21 @@ class _Live:
             and state is not None
             and state.type in (StateType.CANCELLING, StateType.CANCELLED)
         ):
-            self._progress.cancelled = True
             self._on_cancel()
+            self._progress.cancelled = True
         return True
+
+
+class _Trouble:
+    """Goes to the log: as a warning the first time, then for debugging. The run goes on."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._level = logging.WARNING
+
+    def tell(self, error: Exception) -> None:
+        logger.log(self._level, "%s: %s: %s", self._what, type(error).__name__, one_line(str(error)))
+        self._level = logging.DEBUG
 
 
 class _Repeated:
@@ -167,7 +201,7 @@ class _Repeated:
         self._seconds = seconds
         self._work = work
         self._due = 0.0
-        self._warned = False
+        self._trouble = _Trouble("an artifact was not updated")
 
     def do_if_due(self) -> None:
         if time.monotonic() >= self._due:
@@ -178,11 +212,9 @@ class _Repeated:
         started, did, well = time.monotonic(), True, True
         try:
             did = self._work()
-        except (*REFUSALS, StorageError) as error:
+        except Exception as error:
             well = False
-            level = logging.DEBUG if self._warned else logging.WARNING
-            logger.log(level, "an artifact was not updated: %s", one_line(str(error)))
-            self._warned = True
+            self._trouble.tell(error)
         ended = time.monotonic()
         if did:
             self._due = ended + max(self._seconds, min(_REST * (ended - started), _LONGEST_REST))

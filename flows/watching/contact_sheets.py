@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import polars as pl
 from PIL import Image as PILImage
@@ -96,12 +97,16 @@ def _sampled(settings: RunSettings) -> Iterator[tuple[str, str]]:
 def _of_part(settings: RunSettings, chunk: Chunk, column: str, first: int, distance: int) -> Iterator[tuple[str, str]]:
     """Every so many-th row of a part, from `first` on; of a row without an image the next one that has one."""
     frame = pl.scan_parquet(part_path(settings.layout, chunk))
-    schema = frame.collect_schema()
-    rows = frame.select(pl.col(column).alias("path"), caption(settings, schema)).collect()
-    if isinstance(schema[column], pl.List):
-        rows = rows.with_columns(pl.col("path").list.drop_nulls().list.first())
+    rows = frame.select(pl.col(column), caption(settings, frame.collect_schema())).collect()
     for offset in range(first, rows.height, distance):
-        for path, prompt in rows.slice(offset, distance).iter_rows():
-            if path is not None:
+        for paths, prompt in rows.slice(offset, distance).iter_rows():
+            if (path := _first(paths)) is not None:
                 yield path, prompt
                 break
+
+
+def _first(paths: Any) -> str | None:
+    """The first path of a cell, which holds one, or lists of them, also in lists; None where it has none."""
+    if not isinstance(paths, list):
+        return None if paths is None else str(paths)
+    return next((found for path in paths if (found := _first(path)) is not None), None)

@@ -9,6 +9,7 @@ import polars as pl
 
 from imagetask.chunks import read_manifest
 from imagetask.plan import Chunk, read_plan
+from imagetask.runs import Counts
 from imagetask.settings import RunSettings
 
 
@@ -19,6 +20,11 @@ def finished_chunks(settings: RunSettings) -> Iterator[tuple[Chunk, dict[str, An
         manifest = read_manifest(settings.layout, chunk)
         if manifest is not None:
             yield chunk, manifest
+
+
+def counts_of_parts(settings: RunSettings) -> Counts:
+    """What became of the generations of finished chunks, by their manifests."""
+    return Counts.of(manifest for _, manifest in finished_chunks(settings))
 
 
 def caption(settings: RunSettings, schema: pl.Schema) -> pl.Expr:

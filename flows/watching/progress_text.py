@@ -9,6 +9,7 @@ from imagetask.models import AsyncImageGenerationModel, model_class, split_model
 from imagetask.settings import RunSettings
 
 from ..monitoring import Progress
+from ..outcome import Ending
 from .markdown import code, dollars, duration, pairs, text
 
 _BAR = 40
@@ -16,8 +17,8 @@ _RELOAD = "; reload the page to see newer"
 _WAITS: Mapping[str, str] = {"rate_limited": "a rate limit", "loading": "the model to be loaded"}
 
 
-def progress_text(settings: RunSettings, progress: Progress, outcome: str | None = None) -> str:
-    """outcome: how the run ended, as markdown; None while it goes on."""
+def progress_text(settings: RunSettings, progress: Progress, ending: Ending | None = None) -> str:
+    """ending: None while the run goes on."""
     done, total = min(progress.finished, progress.total), progress.total
     share = done / total if total else 1.0
     bar = "█" * int(_BAR * share) + "░" * (_BAR - int(_BAR * share))
@@ -25,16 +26,17 @@ def progress_text(settings: RunSettings, progress: Progress, outcome: str | None
     rows = {
         "images": _images(progress),
         "failed": failed_told(progress.failed),
-        "speed": _speed(progress, outcome is None),
-        "time left": _left(progress) if outcome is None else "",
-        "waiting for": _waiting(progress) if outcome is None else "",
+        "speed": _speed(progress, ending is None),
+        "time left": _left(progress) if ending is None else "",
+        "waiting for": _waiting(progress) if ending is None else "",
         "cost so far": cost_told(settings, progress),
         "calls": f"{progress.calls:,}",
         "model": ", ".join(code(model) for model in settings.model),
         "dataset": code(settings.out),
-        "updated": time.strftime("%H:%M:%S UTC, %d %b %Y", time.gmtime()) + (_RELOAD if outcome is None else ""),
+        "updated": time.strftime("%H:%M:%S UTC, %d %b %Y", time.gmtime()) + (_RELOAD if ending is None else ""),
     }
-    return f"## {' · '.join(head)}\n\n`{bar}`\n\n{outcome or _doing(progress)}\n\n{pairs(rows)}\n"
+    doing = _doing(progress) if ending is None else f"**{text(ending.name)}** · {text(ending.message, 500)}"
+    return f"## {' · '.join(head)}\n\n`{bar}`\n\n{doing}\n\n{pairs(rows)}\n"
 
 
 def failed_told(failed: Mapping[str, int]) -> str:

@@ -6,55 +6,98 @@ import json
 import logging
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
-from imagetask.errors import StorageError
-from imagetask.layout import write_whole
+from imagetask.layout import Layout, write_whole
+from imagetask.models.redact import one_line
 from imagetask.plan import read_plan
 from imagetask.runs import Counts
 from imagetask.settings import RunSettings
 
 from ..monitoring import Progress
+from ..outcome import Ending
 from ..resume_command import command_of
 from .contact_sheets import SAMPLED, NewestImages, dataset_sheet
 from .failures_told import Example, examples, meaning, next_run
 from .markdown import block, code, duration, pairs, picture, text
-from .posting import REFUSALS, RunArtifact, artifact_key, impatient_client
+from .parts_shown import counts_of_parts
+from .posting import RunArtifact, artifact_key, impatient_client
 from .progress_text import cost_told, failed_told
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _ANSWER_SECONDS = 10.0
 _ALWAYS_SHOWN = ("source", "out", "model", "seed")
 _SHEET = "Contact sheet: some of the images"
 
 
-def publish_report(
-    settings: RunSettings, progress: Progress, counts: Counts, outcome: str, message: str | None = None
-) -> None:
-    """Writes the report of a run that has just ended, and posts it as an artifact.
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """Markdown, with a place for the sheet between head and body. sheet: a JPEG, or None where there is no image."""
 
-    counts: of the finished chunks. outcome: how the run ended, in a word or two. message: what to mend, where it did
-    not come to its end; else None. What cannot be written or posted is told in the log, and raises nothing: the run
-    is over.
+    head: str
+    body: str
+    sheet: bytes | None
+
+    def with_picture(self, markdown: str) -> str:
+        """markdown: of the picture; empty for none."""
+        return "\n\n".join(filter(None, [self.head, markdown, self.body]))
+
+
+def publish_report(settings: RunSettings, progress: Progress, counts: Counts | None, ending: Ending) -> None:
+    """Writes the report of a run that has just ended, and posts it as an artifact; the one does not need the other.
+
+    counts: of the finished chunks; None to have them read here. Whatever cannot be had, written or posted is told in
+    the log, and raises nothing: the run is over.
     """
-    layout = settings.layout
+    report = _tried("it could not be made", lambda: _report(settings, progress, counts, ending))
+    if report is not None:
+        _tried("it was not written", lambda: _write(settings, report))
+        _tried("it was not posted", lambda: _post(settings, progress, report))
+
+
+def _tried(trouble: str, work: Callable[[], T]) -> T | None:
+    """What `work` gives; None where it raises, which goes to the log as this trouble with the report."""
     try:
-        head, body = _head(settings, progress, counts, outcome), _body(settings, progress, counts, message)
-        sheet = dataset_sheet(settings) or NewestImages().sheet(progress.newest(SAMPLED))
-        shown, posted = "", ""
-        if sheet is not None:
-            write_whole(layout.report_picture, sheet)
-            shown, posted = f"![{_SHEET}]({layout.report_picture.name})\n\n", f"{picture(sheet, _SHEET)}\n\n"
-        write_whole(layout.report, f"{head}{shown}{body}".encode())
-        with impatient_client(_ANSWER_SECONDS) as client:
-            artifact = RunArtifact(progress.run, artifact_key("report", settings.out.name), "What the run came to")
-            artifact.put(client, f"{head}{posted}{body}")
-    except (*REFUSALS, StorageError) as error:
-        logger.warning("the report of the run is not complete: %s", error)
+        return work()
+    except Exception as error:
+        told = f"{type(error).__name__}: {one_line(str(error))}"
+        logger.warning("the report of the run is not complete: %s: %s", trouble, told)
+        return None
 
 
-def _head(settings: RunSettings, progress: Progress, counts: Counts, outcome: str) -> str:
+def _report(settings: RunSettings, progress: Progress, counts: Counts | None, ending: Ending) -> _Report:
+    counts = counts_of_parts(settings) if counts is None else counts
+    head, body = _head(settings, progress, counts, ending), _body(settings, progress, counts, ending)
+    sheet = _tried("its pictures are the newest ones", lambda: dataset_sheet(settings))
+    newest = NewestImages()
+    return _Report(head, body, sheet or _tried("it has no picture", lambda: newest.sheet(progress.newest(SAMPLED))))
+
+
+def _write(settings: RunSettings, report: _Report) -> None:
+    layout, markdown = settings.layout, ""
+    if report.sheet is not None and _tried("its picture was not written", partial(_written, layout, report.sheet)):
+        markdown = f"![{_SHEET}]({layout.report_picture.name})"
+    write_whole(layout.report, report.with_picture(markdown).encode())
+
+
+def _written(layout: Layout, sheet: bytes) -> bool:
+    write_whole(layout.report_picture, sheet)
+    return True
+
+
+def _post(settings: RunSettings, progress: Progress, report: _Report) -> None:
+    artifact = RunArtifact(progress.run, artifact_key("report", settings.out.name), "What the run came to")
+    with impatient_client(_ANSWER_SECONDS) as client:
+        artifact.put(client, report.with_picture("" if report.sheet is None else picture(report.sheet, _SHEET)))
+
+
+def _head(settings: RunSettings, progress: Progress, counts: Counts, ending: Ending) -> str:
     images, failed = _images(progress, counts), sum(_failed(progress, counts).values())
     facts = [
         f"{images:,} of {progress.total:,} images",
@@ -62,18 +105,19 @@ def _head(settings: RunSettings, progress: Progress, counts: Counts, outcome: st
         duration(time.monotonic() - progress.started),
         cost_told(settings, progress) if progress.cost else "",
     ]
-    return f"# {text(settings.out.name)}: {text(outcome)}\n\n**{' · '.join(filter(None, facts))}**\n\n"
+    return f"# {text(settings.out.name)}: {text(ending.name)}\n\n**{' · '.join(filter(None, facts))}**"
 
 
-def _body(settings: RunSettings, progress: Progress, counts: Counts, message: str | None) -> str:
+def _body(settings: RunSettings, progress: Progress, counts: Counts, ending: Ending) -> str:
     failed = _failed(progress, counts)
+    found = _tried("it has no examples", lambda: examples(settings, failed, progress.examples)) or {}
     sections = [
-        _go_on(settings, message) if message is not None else "",
+        "" if ending.whole else _go_on(settings, ending),
         _rows(settings, progress, counts),
-        _failures(failed, examples(settings, failed, progress.examples)) if failed else "",
+        _failures(failed, found) if failed else "",
         _calls(settings, progress),
         _settings(settings),
-        _open(settings, message is None, bool(failed)),
+        _open(settings, ending.whole, bool(failed)),
     ]
     return "\n\n".join(filter(None, sections)) + "\n"
 
@@ -91,14 +135,21 @@ def _failed(progress: Progress, counts: Counts) -> dict[str, int]:
     """Kind → how many; of a run that was stopped also those of unfinished chunks."""
     found = dict(counts.failed)
     if not _whole(progress, counts):
-        found = {kind: max(found.get(kind, 0), count) for kind, count in (progress.failed | found).items()}
+        seen = progress.failed
+        found = {kind: max(found.get(kind, 0), seen[kind]) for kind in {*found, *seen}}
     return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _go_on(settings: RunSettings, message: str | None) -> str:
+def _go_on(settings: RunSettings, ending: Ending) -> str:
+    """Of a run that did not come to its end: why, and how to go on."""
+    heading, told, first = (
+        ("What to do", "", "Once this is mended, run")
+        if ending.to_mend
+        else ("How to go on", "The run did not come to its end: ", "To go on, run")
+    )
     return (
-        f"## What to do\n\n{text(message, 1000)}\n\n"
-        "What came in is kept. Once this is mended, run the same deployment with the same parameters, or the command "
+        f"## {heading}\n\n{told}{text(ending.message, 1000)}\n\n"
+        f"What came in is kept. {first} the same deployment with the same parameters, or the command "
         f"below; it asks only for what is missing.\n\n{block(_in_lines(command_of(settings)), 'sh')}"
     )
 
@@ -132,7 +183,7 @@ def _failures(failed: Mapping[str, int], found: Mapping[str, Sequence[Example]])
     kinds = []
     for kind, count in failed.items():
         lines = [f"### {text(kind)}: {count:,}", f"{meaning(kind)} The next run {next_run(kind)}."]
-        rows = [f"- “{text(one.prompt, 160)}”: {text(one.message, 300)}{_where(one)}" for one in found[kind]]
+        rows = [f"- “{text(one.prompt, 160)}”: {text(one.message, 300)}{_where(one)}" for one in found.get(kind, ())]
         kinds.append("\n\n".join([*lines, *(["\n".join(rows)] if rows else [])]))
     return "\n\n".join(["## Failures", *kinds])
 

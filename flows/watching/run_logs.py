@@ -1,4 +1,4 @@
-"""The library's log lines, in the log of the run that they belong to."""
+"""Our log lines, in the log of the run that they belong to."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from typing import Any
 EVERY_SECONDS = 5.0
 """Of lines from one place, one in so many seconds is shown; errors always are."""
 
-_LIBRARY = logging.getLogger("imagetask")
+_OURS = (logging.getLogger("imagetask"), logging.getLogger("imagetask_flows"))
 _run: ContextVar[object | None] = ContextVar("imagetask_run_logs", default=None)
 """Tells whose a line is: the calls of a run are made in copies of its context, also on the library's event loop."""
 
 _lock = threading.Lock()
 _attached: list[logging.Handler] = []
-_before = (logging.NOTSET, True)
-"""Level and propagation of the library's logger before the first of the handlers that are attached."""
+_before: list[tuple[int, bool]] = []
+"""Level and propagation of each of `_OURS` before the first of the handlers that are attached."""
 
 
 @contextmanager
 def run_logs(logger: logging.Logger | logging.LoggerAdapter[Any], every: float = EVERY_SECONDS) -> Iterator[None]:
-    """Writes the library's log lines, from INFO on, to `logger`, which is that of a flow run.
+    """Writes the log lines of library and flows, from INFO on, to `logger`, which is that of a flow run.
 
     A line says how many like it were left out in the `every` seconds before. A line of another run of this process is
     left to that one.
@@ -77,20 +77,23 @@ class _ToRun(logging.Handler):
 
 def _attach(handler: logging.Handler) -> None:
     """Lines go to the runs alone, whose loggers hand them to the console as well: told once, not twice."""
-    global _before
     with _lock:
         if not _attached:
-            _before = (_LIBRARY.level, _LIBRARY.propagate)
-            _LIBRARY.setLevel(_LIBRARY.level or logging.INFO)
-            _LIBRARY.propagate = False
+            _before[:] = [(logger.level, logger.propagate) for logger in _OURS]
+            for logger in _OURS:
+                logger.setLevel(logger.level or logging.INFO)
+                logger.propagate = False
         _attached.append(handler)
-        _LIBRARY.addHandler(handler)
+        for logger in _OURS:
+            logger.addHandler(handler)
 
 
 def _detach(handler: logging.Handler) -> None:
     with _lock:
-        _LIBRARY.removeHandler(handler)
+        for logger in _OURS:
+            logger.removeHandler(handler)
         _attached.remove(handler)
         if not _attached:
-            _LIBRARY.setLevel(_before[0])
-            _LIBRARY.propagate = _before[1]
+            for logger, (level, propagate) in zip(_OURS, _before, strict=True):
+                logger.setLevel(level)
+                logger.propagate = propagate

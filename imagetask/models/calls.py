@@ -154,6 +154,7 @@ class Calls:
                 raise self.stop(self.stopped.kind, self.stopped.message)
             try:
                 generation = await self._attempt(ask, history)
+                self.tally.new += 1
             except GenerationError as error:
                 if await self._treated(error, ask, history):
                     continue
@@ -190,7 +191,7 @@ class Calls:
             image = await self._asked(replace(ask.request, seed=history.seed if self.model.has_seeds else None))
             history.latency = time.monotonic() - started
             history.info = image.info
-            self.tally.add_call(history.latency, price_of(self._prices, self.model.model_name, image))
+            self.tally.add_call(history.latency, self._price_of(image))
             await self._unchecked.acquire()
         except GenerationError as error:
             self._give_back(ticket, error, history)
@@ -204,6 +205,10 @@ class Calls:
             return await self._off_loop(self._keep, image, ask, history)
         finally:
             self._unchecked.release()
+
+    def _price_of(self, image: Image) -> float | None:
+        """USD; a model of this machine costs nothing."""
+        return price_of(self._prices, self.model.model_name, image) if self._batches is None else 0.0
 
     async def _asked(self, request: ImageRequest) -> Image:
         """The model's image; one that was paid for and not fetched is fetched again. Raises `GenerationError`."""

@@ -37,6 +37,7 @@ class ManagedModel:
 
     store: where generations are remembered; None remembers nothing. seed: the run's seed.
     max_concurrency: calls under way at once, at most. requests_per_minute: None for as many as the backend admits.
+    pace: in place of the two limits, one that models of one account share.
     prices: "MODEL" or "MODEL WIDTHxHEIGHT" → USD an image, for the tally.
     One `ManagedModel` serves all threads of a process; `for_rows` gives each chunk its own view of it.
     """
@@ -49,18 +50,21 @@ class ManagedModel:
         seed: int = 0,
         max_concurrency: int = MAX_CONCURRENCY,
         requests_per_minute: float | None = None,
+        pace: Pace | None = None,
         prices: Mapping[str, float] | None = None,
     ) -> None:
         self.model = model
         self.store = store
         self.seed = seed
         self._thread = event_loop()
-        self._calls = Calls(model, store, Pace(max_concurrency, requests_per_minute), self._thread, prices)
+        pace = pace or Pace(max_concurrency, requests_per_minute)
+        self._calls = Calls(model, store, pace, self._thread, prices)
         self._loaded = False
         self._loading = threading.Lock()
         self._owner: ManagedModel | None = None
         self._ordinals: Sequence[int] | None = None
         self.asked: list[list[Generation]] | None = None
+        self._counted_here = Tally()
 
     @property
     def model_name(self) -> str:
@@ -129,7 +133,12 @@ class ManagedModel:
         view = copy.copy(self)
         view._owner = self._owner or self
         view._ordinals, view.asked = ordinals, []
+        view._counted_here = Tally()
         return view
+
+    def take_back(self) -> None:
+        """Takes out of the tally what this view has added: its rows are going to be asked for again."""
+        self._thread.loop.call_soon_threadsafe(self.tally.take_back, self._counted_here)
 
     def get_generation_kwargs(self) -> dict[str, Any]:
         """The model's own parameters."""
@@ -184,8 +193,12 @@ class ManagedModel:
 
     async def _counted(self, ask: Ask) -> Generation:
         generation = await self._calls.generation(ask)
-        self.tally.add(generation)
+        self._count(generation)
         return generation
+
+    def _count(self, generation: Generation) -> None:
+        self.tally.add(generation)
+        self._counted_here.add(generation)
 
     def _asked_in_vain(
         self, wanted: Sequence[ImageRequest | GenerationError], num_generations: int
@@ -202,7 +215,7 @@ class ManagedModel:
                 for number in range(num_generations)
             ]
             for generation in failed:
-                self.tally.add(generation)
+                self._count(generation)
             found.append(failed)
         return found
 

@@ -18,15 +18,16 @@ _LATENCIES = 10_000
 class Tally:
     """Of one model in one run. Grown on the event loop; a reader in another thread sees a moment of it.
 
-    done, and of these reused: images. calls: made; came: those that brought an image. cost: USD of the images that
-    came and have a price; unpriced: those that have none. latencies: seconds of the last 10,000 calls that brought an
-    image. newest: the last images with their prompts, as handles into the store; none without a store.
+    done: images, and of these reused: not made in this run; new: made in it. calls: made; came: those that brought an
+    image. cost: USD of the images that came and have a price; unpriced: those that have none. latencies: seconds of the
+    last 10,000 calls that brought an image. newest: the last images with their prompts, as handles into the store; none
+    without a store.
     examples: of each kind of failure the first three.
     waiting_for: why a call waits, until `waiting_until` (time.monotonic()).
     """
 
     done: int = 0
-    reused: int = 0
+    new: int = 0
     calls: int = 0
     came: int = 0
     cost: float = 0.0
@@ -46,9 +47,18 @@ class Tally:
                 self.examples.setdefault(generation.error_kind, []).append(generation)
             return
         self.done += 1
-        self.reused += generation.reused
         if generation.image is not None and generation.image.path is not None:
             self.newest.append(generation)
+
+    @property
+    def reused(self) -> int:
+        return max(0, self.done - self.new)
+
+    def take_back(self, other: Tally) -> None:
+        """Forgets the generations of `other`, which are going to be asked for again; calls and their cost stay."""
+        self.done -= other.done
+        self.failed.subtract(other.failed)
+        self.failed = +self.failed
 
     def add_call(self, latency: float, price: float | None) -> None:
         """Takes a call that brought an image: its seconds, and what it costs in USD, where that is known."""

@@ -1,0 +1,49 @@
+"""What a run tells the server beside its state: whom it belongs to, and which run before it is dead."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from uuid import UUID
+
+from prefect.exceptions import ObjectNotFound
+from prefect.runtime import flow_run
+from prefect.states import Crashed
+
+from imagetask.models.redact import one_line
+from imagetask.settings import RunSettings
+
+from ..naming import day
+from .posting import REFUSALS, impatient_client
+
+logger = logging.getLogger(__name__)
+
+_ANSWER_SECONDS = 10.0
+_DEAD = "its process is gone: another run into the same folder has found that, and goes on from there"
+
+
+def tag_run(settings: RunSettings, run_id: str) -> None:
+    """Adds to the tags of a flow run: dataset:NAME, model:MODEL for each model, day:YYYY-MM-DD.
+
+    Where the server does not take them, the log says so, and the run does without.
+    """
+    own = {f"dataset:{settings.out.name}", f"day:{day()}", *(f"model:{model}" for model in settings.model)}
+    try:
+        with impatient_client(_ANSWER_SECONDS) as client:
+            client.update_flow_run(UUID(run_id), tags={*flow_run.tags, *own})
+    except REFUSALS as error:
+        logger.warning("the run has no tags: %s", one_line(str(error)))
+
+
+def tell_dead(run_id: str) -> None:
+    """Marks a run as Crashed whose process died without a word, where this server still takes it for alive.
+
+    The caller holds the lock of its folder, so it is dead. Where the server cannot be told, the log says so.
+    """
+    try:
+        with impatient_client(_ANSWER_SECONDS) as client, suppress(ObjectNotFound):
+            known = client.read_flow_run(UUID(run_id))
+            if known.state is not None and not known.state.is_final():
+                client.set_flow_run_state(known.id, Crashed(message=_DEAD), force=True)
+    except REFUSALS as error:
+        logger.warning("the server was not told that the run %s is dead: %s", run_id, one_line(str(error)))
