@@ -55,9 +55,12 @@ class Progress:
         """All chunks are done; what is left is the dataset."""
         self.chunk_seconds = time.monotonic() - self.started
 
-    def note_moment(self) -> None:
-        """Takes how far the run is just now: `speed` and `time_left` come from these moments, one each second or so."""
-        now = time.monotonic()
+    def note_moment(self, now: float | None = None) -> None:
+        """Takes how far the run is just now: `speed` and `time_left` come from these moments, one each second or so.
+
+        now: as by time.monotonic().
+        """
+        now = time.monotonic() if now is None else now
         while len(self._moments) > 1 and self._moments[1].time <= now - RECENT:
             self._moments.popleft()
         self._moments.append(_Moment(now, self.asked, self.new_images))
@@ -69,7 +72,7 @@ class Progress:
     @property
     def asked(self) -> int:
         """Generations that this run asked for and knows the end of, images and failures."""
-        return sum(tally.done - tally.reused + tally.failed.total() for tally in tallies(self.run))
+        return sum(tally.new + tally.failed.total() for tally in tallies(self.run))
 
     @property
     def images(self) -> int:
@@ -79,7 +82,7 @@ class Progress:
     @property
     def new_images(self) -> int:
         """Images that were asked for and came, in this run."""
-        return sum(tally.done - tally.reused for tally in tallies(self.run))
+        return sum(tally.new for tally in tallies(self.run))
 
     @property
     def failed(self) -> Counter[str]:

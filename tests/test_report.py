@@ -9,17 +9,23 @@ import shlex
 from collections import Counter
 from html import unescape
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
+from imagetask_flows.outcome import ended_early, finished
+from imagetask_flows.watching.contact_sheets import dataset_sheet
 from imagetask_flows.watching.failures_told import MEANINGS, examples
 from imagetask_flows.watching.markdown import block, code, pairs, text
 from imagetask_flows.watching.parts_shown import finished_chunks
 from imagetask_flows.watching.report import publish_report
 from markdown_it import MarkdownIt
 from PIL import Image as PILImage
+from prefect.exceptions import TerminationSignal
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from imagetask import Image, ImageGeneration
+from imagetask.chunks import part_path
 from imagetask.dataset import build_dataset
 from imagetask.errors import RunStopped
 from imagetask.models.treatments import TREATMENTS
@@ -100,11 +106,11 @@ def test_a_finished_run_is_reported_with_failures_calls_and_how_to_open_it(
             told = {"model": small.settings.model, "seed": 0}
             manifests = [m for _, m in finished_chunks(small.settings)]
             build_dataset(small.settings.layout, manifests, GenerationStore(small.settings.store_url), told)
-            publish_report(small.settings, small.progress, small.counts, "finished")
+            publish_report(small.settings, small.progress, small.counts, finished(small.counts))
             return run, report_of(small)
 
     run, report = in_flow_run(work)
-    assert report.startswith("# goats: finished\n\n**3 of 12 images · 9 failed")
+    assert report.startswith("# goats: Completed with failures\n\n**3 of 12 images · 9 failed")
     assert "9 (refused 8, invalid\\_input 1)" in section(report, "Rows")
     refused = section(report, "refused: 8")
     assert "does not ask again" in refused
@@ -140,10 +146,11 @@ def test_a_stopped_run_is_reported_with_what_to_mend_and_the_command_that_goes_o
         with pytest.raises(RunStopped) as stopped:
             small.answer(1)
         with temporary_settings({PREFECT_API_URL: NO_SERVER}):
-            publish_report(small.settings, small.progress, small.counts, "stopped (billing)", stopped.value.message)
+            publish_report(small.settings, small.progress, None, ended_early(stopped.value))
         report = report_of(small)
-    assert report.startswith("# zoo: stopped (billing)")
+    assert report.startswith("# zoo: Stopped: billing\n")
     assert "quota" in section(report, "What to do")
+    assert "Once this is mended" in section(report, "What to do")
     [command] = re.findall(r"```sh\n(.*?)\n```", report, re.DOTALL)
     words = shlex.split(command.replace("\\\n", ""))
     assert words[:3] == ["imagetask", "generate", str(tmp_path / "zoo.parquet")]
@@ -164,7 +171,7 @@ def test_a_run_that_was_stopped_in_its_first_chunk_shows_its_newest_images_and_f
         with pytest.raises(RunStopped) as stopped:
             small.answer()
         with temporary_settings({PREFECT_API_URL: NO_SERVER}):
-            publish_report(small.settings, small.progress, small.counts, "stopped", stopped.value.message)
+            publish_report(small.settings, small.progress, None, ended_early(stopped.value))
         report = report_of(small)
         assert small.settings.layout.report_picture.is_file()
     assert "**1 of 3 images · 1 failed" in report
@@ -204,8 +211,111 @@ def test_a_run_that_asked_for_nothing_says_so(tmp_path: Path) -> None:
         [(_, manifest)] = finished_chunks(again.settings)
         again.progress.add_cached(manifest)
         with temporary_settings({PREFECT_API_URL: NO_SERVER}):
-            publish_report(again.settings, again.progress, again.counts, "finished")
+            publish_report(again.settings, again.progress, None, finished(again.counts))
         report = report_of(again)
     assert "None: all that was asked for was there already." in report
     assert "| **reused** | 1 |" in report
     assert again.settings.layout.report_picture.is_file(), "of the parts, since no call was made"
+
+
+@pytest.mark.parametrize(
+    ("error", "name", "why"),
+    [
+        (RunStopped("interrupted", "it was cancelled on the Prefect server"), "Cancelled", "cancelled on the Prefect"),
+        (TerminationSignal(signal=15), "Interrupted", "its worker was stopped"),
+    ],
+)
+def test_a_cancelled_run_is_told_so_and_how_to_go_on_and_has_nothing_to_mend(
+    tmp_path: Path, error: BaseException, name: str, why: str
+) -> None:
+    with watched_run(tmp_path / "zoo", ["a fox", "an owl"], str(uuid4()), chunk_rows=1, width=32) as small:
+        small.answer(0)
+        with temporary_settings({PREFECT_API_URL: NO_SERVER}):
+            publish_report(small.settings, small.progress, None, ended_early(error))
+        report = report_of(small)
+    assert report.startswith(f"# zoo: {name}\n")
+    told = section(report, "How to go on")
+    assert why in told
+    assert "What came in is kept" in told
+    assert "imagetask generate" in told
+    assert "mended" not in report
+    assert "What to do" not in report
+
+
+def test_failures_of_one_kind_in_finished_and_in_unfinished_chunks_are_added_up(
+    tmp_path: Path, model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-nobody-0815")
+    model_server.fail("goat", "refused")
+    model_server.fail("fox", "insufficient_quota")
+    model_server.latency = lambda prompt: 1.0 if "fox" in prompt else 0.0
+    prompts = ["a goat", "an owl", "a goat in fog", "a fox"]
+    options = {"model": "openai:m", "base_url": model_server.openai_url, "chunk_rows": 2, "max_concurrency": 1}
+    with watched_run(tmp_path / "zoo", prompts, str(uuid4()), **options) as small:
+        small.answer(0)
+        with pytest.raises(RunStopped) as stopped:
+            small.answer(1)
+        assert small.counts.failed == {"refused": 1}, "of the finished chunk"
+        with temporary_settings({PREFECT_API_URL: NO_SERVER}):
+            publish_report(small.settings, small.progress, None, ended_early(stopped.value))
+        report = report_of(small)
+    assert "**1 of 4 images · 2 failed" in report
+    assert section(report, "refused: 2").count("“a goat") == 1, "an example of a part goes before those of the calls"
+
+
+class Halves(ImageGeneration):
+    """The two halves of each picture; of all generations of a row a list of such pairs."""
+
+    group_generations: bool = True
+
+    def format_output(self, output: Image, input: dict[str, Any]) -> dict[str, Any]:
+        picture = output.to_pil()
+        width, height = picture.size
+        return {"image": [picture.crop((0, 0, width // 2, height)), picture.crop((width // 2, 0, width, height))]}
+
+
+def test_pictures_in_lists_of_lists_are_shown(tmp_path: Path) -> None:
+    options = {"task": "tests.test_report:Halves", "num_generations": 2, "width": 64, "height": 64}
+    with watched_run(tmp_path / "zoo", ["a fox", None, "an owl"], str(uuid4()), **options) as small:
+        small.answer()
+        sheet = dataset_sheet(small.settings)
+    assert sheet is not None
+    assert PILImage.open(io.BytesIO(sheet)).width > 300, "two tiles in a row"
+
+
+def test_whatever_goes_wrong_with_the_report_raises_nothing_and_the_rest_of_it_is_there(
+    tmp_path: Path, model_server: ModelServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-nobody-0815")
+    model_server.fail("goat", "refused")
+    options = {"model": "openai:m", "base_url": model_server.openai_url}
+    with watched_run(tmp_path / "zoo", ["a fox", "a goat"], str(uuid4()), **options) as small:
+        small.answer()
+        part = part_path(small.settings.layout, small.plan.chunks[0])
+        part.write_bytes(b"?" * part.stat().st_size)
+        with temporary_settings({PREFECT_API_URL: NO_SERVER}):
+            publish_report(small.settings, small.progress, None, finished(small.counts))
+        report = report_of(small)
+        assert small.settings.layout.report_picture.is_file(), "of the newest images"
+        small.settings.layout.plan.write_text('{"version": 1, "chunks": 7}')
+        publish_report(small.settings, small.progress, None, finished(small.counts))
+    assert "**1 of 2 images · 1 failed" in report
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert any("is not complete: it has no examples: ComputeError: " in line for line in told), told
+    assert any("is not complete: it was not posted: ConnectError: " in line for line in told), told
+    assert any("is not complete: it could not be made: " in line for line in told), told
+
+
+@pytest.mark.prefect_server
+def test_a_report_that_the_disk_does_not_take_is_posted_all_the_same(prefect_server: None, tmp_path: Path) -> None:
+    def work(run: str) -> str:
+        with watched_run(tmp_path / "zoo", ["a fox"], run, width=32, height=32) as small:
+            small.answer()
+            small.settings.layout.report.mkdir()
+            small.settings.layout.report_picture.mkdir()
+            publish_report(small.settings, small.progress, None, finished(small.counts))
+        return run
+
+    posted = str(artifacts_of(in_flow_run(work))["report-zoo"].data)
+    assert posted.startswith("# zoo: Completed\n\n**1 of 1 images")
+    assert "![Contact sheet: some of the images](data:image/jpeg;base64," in posted

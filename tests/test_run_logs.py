@@ -15,6 +15,7 @@ from imagetask.errors import RunStopped
 from tests.model_server import ModelServer
 
 library = logging.getLogger("imagetask.somewhere")
+flows = logging.getLogger("imagetask_flows.watching.somewhere")
 
 
 class Lines(logging.Handler):
@@ -38,11 +39,11 @@ def run_logger(name: str) -> tuple[logging.Logger, list[tuple[str, str]]]:
 
 @pytest.fixture(autouse=True)
 def left_as_it_was() -> Iterator[None]:
-    """Whatever a test does, the library's logger is as before."""
-    root = logging.getLogger("imagetask")
-    before = (root.level, root.propagate, list(root.handlers))
+    """Whatever a test does, our loggers are as before."""
+    roots = [logging.getLogger(name) for name in ("imagetask", "imagetask_flows")]
+    before = [(root.level, root.propagate, list(root.handlers)) for root in roots]
     yield
-    assert (root.level, root.propagate, list(root.handlers)) == before
+    assert [(root.level, root.propagate, list(root.handlers)) for root in roots] == before
 
 
 def test_lines_come_with_their_level_from_info_on() -> None:
@@ -53,6 +54,15 @@ def test_lines_come_with_their_level_from_info_on() -> None:
         library.warning("a row failed")
     library.warning("after the run")
     assert lines == [("INFO", "waiting 3 s"), ("WARNING", "a row failed")]
+
+
+def test_lines_of_the_flows_come_as_those_of_the_library_and_each_once() -> None:
+    logger, lines = run_logger("flows")
+    with run_logs(logger):
+        flows.warning("an artifact was not updated")
+        library.warning("a row failed")
+    flows.warning("after the run")
+    assert lines == [("WARNING", "an artifact was not updated"), ("WARNING", "a row failed")]
 
 
 def test_lines_from_one_place_are_thinned_and_the_next_one_says_how_many_were_left_out() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from uuid import UUID
 
 import polars as pl
 from imagetask_flows import monitoring
-from imagetask_flows.models_in_use import close_models, make_model, open_model
+from imagetask_flows.models_in_use import closing_models, make_model, open_model
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
@@ -24,6 +25,14 @@ from imagetask.runs import Counts
 from imagetask.settings import RunSettings
 
 T = TypeVar("T")
+
+
+def wait_for(true: Callable[[], bool], what: str = "it did not come about", seconds: float = 30) -> None:
+    """Returns as soon as `true` says so; fails with `what` where it does not in time."""
+    until = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < until, what
+        time.sleep(0.05)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +65,8 @@ def watched_run(out: Path, prompts: Sequence[str | None], run: str, **options: A
     settings.layout.make()
     plan = make_plan(settings, [make_model(settings, model) for model in settings.model])
     total = plan.rows * len(settings.model) * plan.num_generations
-    try:
+    with closing_models(run):
         yield WatchedRun(settings, plan, monitoring.begin(run, total))
-    finally:
-        close_models(run)
 
 
 def in_flow_run(work: Callable[[str], T]) -> T:

@@ -17,7 +17,6 @@ from prefect.client.schemas.objects import StateType
 
 from imagetask.errors import StorageError
 from imagetask.layout import write_whole
-from imagetask.models.redact import one_line
 from imagetask.settings import RunSettings
 
 from ..monitoring import Progress
@@ -25,7 +24,7 @@ from ..outcome import Ending, ended_early, finished
 from .contact_sheets import SHOWN_NEWEST, NewestImages
 from .markdown import code, picture
 from .parts_shown import counts_of_parts
-from .posting import RunArtifact, artifact_key, impatient_client
+from .posting import RunArtifact, artifact_key, impatient_client, told
 from .progress_text import progress_text
 
 logger = logging.getLogger(__name__)
@@ -187,7 +186,7 @@ class _Trouble:
         self._level = logging.WARNING
 
     def tell(self, error: Exception) -> None:
-        logger.log(self._level, "%s: %s: %s", self._what, type(error).__name__, one_line(str(error)))
+        logger.log(self._level, "%s: %s", self._what, told(error))
         self._level = logging.DEBUG
 
 

@@ -12,7 +12,6 @@ from functools import partial
 from typing import TypeVar
 
 from imagetask.layout import Layout, write_whole
-from imagetask.models.redact import one_line
 from imagetask.plan import read_plan
 from imagetask.runs import Counts
 from imagetask.settings import RunSettings
@@ -24,7 +23,7 @@ from .contact_sheets import SAMPLED, NewestImages, dataset_sheet
 from .failures_told import Example, examples, meaning, next_run
 from .markdown import block, code, duration, pairs, picture, text
 from .parts_shown import counts_of_parts
-from .posting import RunArtifact, artifact_key, impatient_client
+from .posting import RunArtifact, artifact_key, impatient_client, told
 from .progress_text import cost_told, failed_told
 
 logger = logging.getLogger(__name__)
@@ -66,8 +65,7 @@ def _tried(trouble: str, work: Callable[[], T]) -> T | None:
     try:
         return work()
     except Exception as error:
-        told = f"{type(error).__name__}: {one_line(str(error))}"
-        logger.warning("the report of the run is not complete: %s: %s", trouble, told)
+        logger.warning("the report of the run is not complete: %s: %s", trouble, told(error))
         return None
 
 
@@ -142,13 +140,13 @@ def _failed(progress: Progress, counts: Counts) -> dict[str, int]:
 
 def _go_on(settings: RunSettings, ending: Ending) -> str:
     """Of a run that did not come to its end: why, and how to go on."""
-    heading, told, first = (
+    heading, before, first = (
         ("What to do", "", "Once this is mended, run")
         if ending.to_mend
         else ("How to go on", "The run did not come to its end: ", "To go on, run")
     )
     return (
-        f"## {heading}\n\n{told}{text(ending.message, 1000)}\n\n"
+        f"## {heading}\n\n{before}{text(ending.message, 1000)}\n\n"
         f"What came in is kept. {first} the same deployment with the same parameters, or the command "
         f"below; it asks only for what is missing.\n\n{block(_in_lines(command_of(settings)), 'sh')}"
     )

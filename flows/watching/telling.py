@@ -10,11 +10,10 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.states import Crashed
 
-from imagetask.models.redact import one_line
 from imagetask.settings import RunSettings
 
 from ..naming import day
-from .posting import REFUSALS, impatient_client
+from .posting import REFUSALS, impatient_client, told
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +31,7 @@ def tag_run(settings: RunSettings, run_id: str) -> None:
         with impatient_client(_ANSWER_SECONDS) as client:
             client.update_flow_run(UUID(run_id), tags={*flow_run.tags, *own})
     except REFUSALS as error:
-        logger.warning("the run has no tags: %s", one_line(str(error)))
+        logger.warning("the run has no tags: %s", told(error))
 
 
 def tell_dead(run_id: str) -> None:
@@ -46,4 +45,4 @@ def tell_dead(run_id: str) -> None:
             if known.state is not None and not known.state.is_final():
                 client.set_flow_run_state(known.id, Crashed(message=_DEAD), force=True)
     except REFUSALS as error:
-        logger.warning("the server was not told that the run %s is dead: %s", run_id, one_line(str(error)))
+        logger.warning("the server was not told that the run %s is dead: %s", run_id, told(error))
