@@ -30,8 +30,10 @@ from .naming import run_name
 from .outcome import announce, completed_state, ended_early, failed_state, finished
 from .watching.artifacts import live_artifacts
 from .watching.report import publish_report
-from .watching.run_logs import run_logs
-from .watching.telling import tag_run, tell_dead
+from .watching.run_logs import run_logs, without_tracebacks
+from .watching.telling import cancelling, tag_run, tell_dead
+
+without_tracebacks()
 
 
 def _digest(_: TaskRunContext, parameters: dict[str, Any]) -> str:
@@ -196,11 +198,11 @@ def _clean_up_after(last: Run | None, settings: RunSettings, run_id: str) -> Non
 def _watched(settings: RunSettings, run_id: str) -> Counts:
     """The run, with what one sees of it in the UI: artifacts that grow with it, and a report at its end."""
     plan = make_plan(settings, [make_model(settings, model) for model in settings.model])
-    get_run_logger().info("%d rows of %s in %d chunks", plan.rows, settings.source, len(plan.chunks))
+    get_run_logger().info("%s: rows %d, chunks %d", settings.source, plan.rows, len(plan.chunks))
     progress = monitoring.begin(run_id, plan.rows * len(settings.model) * plan.num_generations)
     cancel = partial(stop_models, run_id, "interrupted", "it was cancelled on the Prefect server")
     try:
-        with live_artifacts(settings, progress, cancel), closing_models(run_id):
+        with live_artifacts(settings, progress, cancel), closing_models(run_id), cancelling(run_id):
             counts = _generated(settings, plan, progress)
     except BaseException as error:
         publish_report(settings, progress, None, ended_early(error))

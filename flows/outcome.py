@@ -42,7 +42,8 @@ class Ending:
 def finished(counts: Counts) -> Ending:
     """All rows were dealt with. The name says whether each has its image."""
     if not counts.failed:
-        return Ending("Completed", f"{counts.done:,} images")
+        reused = f", {counts.done - counts.reused:,} of them new" if counts.reused else ""
+        return Ending("Completed", f"{counts.done:,} images{reused}")
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.failed.items()))
     return Ending(WITH_FAILURES, f"{counts.done:,} of {counts.generations:,} images; failed: {kinds}")
 
@@ -71,8 +72,10 @@ def failed_state(error: ImageTaskError) -> State[Any]:
     """The state of a run that did not: Cancelled where a person asked for that, else Failed, with what to do."""
     ending = ended_early(error)
     make = Cancelled if ending.name == "Cancelled" else Failed
-    kept = ". What came in is kept; the same parameters go on from there." if isinstance(error, RunStopped) else ""
-    return make(name=ending.name, message=f"{ending.message}{kept}", data=error)
+    message = ending.message
+    if isinstance(error, RunStopped):
+        message = f"{message.rstrip('.?!')}. What came in is kept; the same parameters go on from there."
+    return make(name=ending.name, message=message, data=error)
 
 
 def announce(settings: RunSettings, counts: Counts) -> None:

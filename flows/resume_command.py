@@ -13,7 +13,10 @@ from imagetask.settings import RunSettings
 
 
 def command_of(settings: RunSettings, started_in: str | None = None) -> str:
-    """The command that goes on with a run; where it was started in another folder than this, from there."""
+    """The command that goes on with a run; where it was started in another folder than this, from there.
+
+    A worker's run has absolute paths only, and its folder is gone.
+    """
     fields = settings.model_dump(mode="json", exclude_defaults=True, exclude={"source", "out", "rebuild"})
     sources = [settings.source] if isinstance(settings.source, str) else settings.source
     words = ["imagetask", "generate", *sources, "--out", str(settings.out)]
@@ -26,7 +29,7 @@ def command_of(settings: RunSettings, started_in: str | None = None) -> str:
         option = f"--{name.replace('_', '-')}"
         words += [word for text in values for word in ([f"{option}={text}"] if text[:1] == "-" else [option, text])]
     command = shlex.join(words)
-    elsewhere = started_in is not None and Path(started_in) != Path.cwd()
+    elsewhere = started_in is not None and Path(started_in) != Path.cwd() and Path(started_in).is_dir()
     return f"cd {shlex.quote(str(started_in))} && {command}" if elsewhere else command
 
 

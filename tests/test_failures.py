@@ -231,7 +231,7 @@ def test_model_that_is_still_loading_after_the_warm_up_budget_stops_the_run(
 # --- stopping ---------------------------------------------------------------------------------------------------------
 
 STOPPING: tuple[tuple[str, ErrorKind, str], ...] = (
-    ("unauthorized", "auth", "set "),
+    ("unauthorized", "auth", "mend the credentials block"),
     ("unverified_organization", "auth", "verified"),
     ("payment_required", "billing", "see to the account's plan or credits"),
     ("insufficient_quota", "billing", "see to the account's plan or credits"),
@@ -262,9 +262,16 @@ def test_failure_that_needs_a_person_stops_the_run_after_a_handful_of_calls(
     assert len(model_server.calls) == 40
 
 
-def test_message_about_a_key_names_the_variable_it_comes_from(wire: str, make: Make, model_server: ModelServer) -> None:
+def test_message_about_a_key_names_where_it_comes_from(
+    wire: str, make: Make, model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model_server.require_key = "another"
-    assert {"openai": "OPENAI_API_KEY", "huggingface": "HF_TOKEN"}[wire] in stopped(make(), GOOD).message
+    variable = {"openai": "OPENAI_API_KEY", "huggingface": "HF_TOKEN"}[wire]
+    message = stopped(make(), GOOD).message
+    assert "mend the credentials block, or the api_key that was given" in message
+    assert variable not in message
+    monkeypatch.setenv(variable, KEY)
+    assert f"set {variable}, or name a credentials block" in stopped(make(api_key=None), GOOD).message
 
 
 def test_what_is_in_flight_at_a_stop_finishes_and_is_kept(make: Make, model_server: ModelServer) -> None:

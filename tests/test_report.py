@@ -250,7 +250,7 @@ def test_failures_of_one_kind_in_finished_and_in_unfinished_chunks_are_added_up(
     model_server.fail("fox", "insufficient_quota")
     model_server.latency = lambda prompt: 1.0 if "fox" in prompt else 0.0
     prompts = ["a goat", "an owl", "a goat in fog", "a fox"]
-    options = {"model": "openai:m", "base_url": model_server.openai_url, "chunk_rows": 2, "max_concurrency": 1}
+    options = {"model": "openai:m", "base_url": model_server.openai_url, "chunk_rows": 2, "max_concurrency": 2}
     with watched_run(tmp_path / "zoo", prompts, str(uuid4()), **options) as small:
         small.answer(0)
         with pytest.raises(RunStopped) as stopped:

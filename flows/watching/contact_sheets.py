@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import random
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import pairwise
 from typing import Any
 
 import polars as pl
@@ -14,6 +17,7 @@ from imagetask.drawing.contact_sheet import contact_sheet, thumbnail
 from imagetask.errors import ImageTaskError
 from imagetask.images import Image
 from imagetask.models.base import Generation
+from imagetask.models.event_loop import event_loop
 from imagetask.plan import Chunk
 from imagetask.settings import RunSettings
 from imagetask.store import GenerationStore
@@ -43,7 +47,7 @@ class NewestImages:
         small: dict[str, PILImage.Image] = {}
         cells: list[tuple[PILImage.Image, str]] = []
         for one in generations:
-            picture = self._small.get(one.key) or _thumbnail(one)
+            picture = self._small.get(one.key) or _thumbnail(one.image)
             if picture is not None:
                 small[one.key] = picture
                 cells.append((picture, one.prompt))
@@ -62,11 +66,16 @@ def sheet_of(cells: Sequence[tuple[PILImage.Image, str]]) -> bytes:
     return data.getvalue()
 
 
-def _thumbnail(generation: Generation) -> PILImage.Image | None:
-    """A small picture of a generation; None where it cannot be read: the run itself does not need it."""
-    assert generation.image is not None
+def _thumbnail(image: Image | None) -> PILImage.Image | None:
+    """A small picture; None where there is none or it cannot be read: the run itself does not need it.
+
+    Decoded where the run checks its images: another thread that decodes large ones keeps their memory to itself
+    (45 MiB with PNGs of 1.5 MB).
+    """
+    if image is None:
+        return None
     try:
-        return thumbnail(generation.image, TILE)
+        return event_loop().image_threads.submit(thumbnail, image, TILE).result()
     except ImageTaskError:
         return None
 
@@ -75,31 +84,34 @@ def dataset_sheet(settings: RunSettings) -> bytes | None:
     """Images from all over the dataset on one JPEG, in its order; None where there are none. Reads a few parts."""
     store, cells = GenerationStore(settings.store_url), []
     for path, prompt in _sampled(settings):
-        try:
-            picture = thumbnail(Image.from_bytes(store.read(path)), TILE)
-        except ImageTaskError:  # the report tells what there is: it does without a picture that is gone
-            continue
-        cells.append((picture, prompt))
+        with suppress(ImageTaskError):  # the report tells what there is: it does without a picture that is gone
+            if (picture := _thumbnail(Image.from_bytes(store.read(path)))) is not None:
+                cells.append((picture, prompt))
     return sheet_of(cells) if cells else None
 
 
 def _sampled(settings: RunSettings) -> Iterator[tuple[str, str]]:
-    """Path in the store and prompt of images at even distances; those of finished chunks."""
-    chunks = list(finished_chunks(settings))
-    distance = max(1, -(-sum(manifest["rows"] for _, manifest in chunks) // SAMPLED))
+    """Path in the store and prompt of some images of finished chunks, drawn by lot, in their order.
+
+    Not at even distances: a source is often made by running through lists.
+    """
+    chunks = [(chunk, manifest) for chunk, manifest in finished_chunks(settings) if manifest["images"]]
+    rows = sum(manifest["rows"] for _, manifest in chunks)
+    drawn = sorted(random.Random(settings.seed).sample(range(rows), min(rows, SAMPLED)))
     start = 0
     for chunk, manifest in chunks:
-        if (first := -start % distance) < manifest["rows"] and manifest["images"]:
-            yield from _of_part(settings, chunk, manifest["images"][0], first, distance)
+        inside = [row - start for row in drawn if start <= row < start + manifest["rows"]]
+        if inside:
+            yield from _of_part(settings, chunk, manifest["images"][0], inside)
         start += manifest["rows"]
 
 
-def _of_part(settings: RunSettings, chunk: Chunk, column: str, first: int, distance: int) -> Iterator[tuple[str, str]]:
-    """Every so many-th row of a part, from `first` on; of a row without an image the next one that has one."""
+def _of_part(settings: RunSettings, chunk: Chunk, column: str, rows: list[int]) -> Iterator[tuple[str, str]]:
+    """These rows of a part; in place of one without an image the next that has one, up to the next of them."""
     frame = pl.scan_parquet(part_path(settings.layout, chunk))
-    rows = frame.select(pl.col(column), caption(settings, frame.collect_schema())).collect()
-    for offset in range(first, rows.height, distance):
-        for paths, prompt in rows.slice(offset, distance).iter_rows():
+    part = frame.select(pl.col(column), caption(settings, frame.collect_schema())).collect()
+    for first, end in pairwise([*rows, part.height]):
+        for paths, prompt in part.slice(first, end - first).iter_rows():
             if (path := _first(paths)) is not None:
                 yield path, prompt
                 break

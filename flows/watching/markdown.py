@@ -55,9 +55,9 @@ def picture(jpeg: bytes, meaning: str) -> str:
 
 def duration(seconds: float) -> str:
     """About how long, for people."""
-    if seconds < 90:
+    if seconds < 120:
         return f"{max(seconds, 1):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def dollars(usd: float) -> str:

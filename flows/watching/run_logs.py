@@ -8,7 +8,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from typing import Any
+
+from imagetask.errors import ImageTaskError
 
 EVERY_SECONDS = 5.0
 """Of lines from one place, one in so many seconds is shown; errors always are."""
@@ -97,3 +100,22 @@ def _detach(handler: logging.Handler) -> None:
             for logger, (level, propagate) in zip(_OURS, _before, strict=True):
                 logger.setLevel(level)
                 logger.propagate = propagate
+
+
+class _WithoutTraceback(logging.Filter):
+    """Tells an error of ours in one sentence: Prefect tells every error with the way it took through Prefect."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, ImageTaskError):
+            message = record.getMessage()
+            record.msg = message if str(error) in message else f"{message.rstrip('.')}: {error}"
+            record.args, record.exc_info, record.exc_text = (), None, None
+        return True
+
+
+@cache
+def without_tracebacks() -> None:
+    """Errors that imagetask raises on purpose stand in Prefect's logs without a traceback."""
+    for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
+        logging.getLogger(name).addFilter(_WithoutTraceback())

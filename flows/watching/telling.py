@@ -1,15 +1,17 @@
-"""What a run tells the server beside its state: whom it belongs to, and which run before it is dead."""
+"""What a run and the server tell each other beside its state: tags, a run that is dead, a cancel."""
 
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from uuid import UUID
 
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, TerminationSignal
 from prefect.runtime import flow_run
 from prefect.states import Crashed
 
+from imagetask.errors import RunStopped
 from imagetask.settings import RunSettings
 
 from ..naming import day
@@ -46,3 +48,24 @@ def tell_dead(run_id: str) -> None:
                 client.set_flow_run_state(known.id, Crashed(message=_DEAD), force=True)
     except REFUSALS as error:
         logger.warning("the server was not told that the run %s is dead: %s", run_id, told(error))
+
+
+@contextmanager
+def cancelling(run_id: str) -> Iterator[None]:
+    """A signal to end that comes because the run is cancelled is told as that: raises `RunStopped` in its place."""
+    try:
+        yield
+    except TerminationSignal as error:
+        if _is_cancelled(run_id):
+            raise RunStopped("interrupted", "it was cancelled on the Prefect server") from error
+        raise
+
+
+def _is_cancelled(run_id: str) -> bool:
+    try:
+        with impatient_client(_ANSWER_SECONDS) as client:
+            state = client.read_flow_run(UUID(run_id)).state
+    except REFUSALS as error:
+        logger.warning("the server does not say whether the run was cancelled: %s", told(error))
+        return False
+    return state is not None and (state.is_cancelling() or state.is_cancelled())

@@ -145,7 +145,7 @@ EXCEPTIONS: tuple[Raised, ...] = (
 """How an exception is classified: by the first row that names its class, or one that it inherits from."""
 
 ADVICE: Mapping[ErrorKind, str] = {
-    "auth": "set {key_variable}, or name a credentials block, with a key that may use this model",
+    "auth": "{key_from}, with a key that may use this model",
     "billing": "see to the account's plan or credits with the provider",
     "account_blocked": "the provider has blocked the account: talk to its support before any further call",
     "loading": "resume the endpoint, then start again",
@@ -159,13 +159,14 @@ def classify_response(
     body: str,
     *,
     secrets: Sequence[str] = (),
-    key_variable: str = "the API key",
+    key_variable: str | None = "the API key",
 ) -> GenerationError:
     """The failure that an HTTP answer is.
 
     secrets: what must not be in the message besides what looks like a key. key_variable: the environment variable
-    that holds the key, for the advice. The message is one line of at most 300 characters: status, then what the
-    provider said, then what to do. `retry_after` is what headers or body ask for, in seconds.
+    that holds the key, for the advice; None where it was given otherwise. The message is one line of at most 300
+    characters: status, then what the provider said, then what to do. `retry_after` is what headers or body ask for, in
+    seconds.
     """
     said = read_error_body(headers, body)
     row = next(row for row in ANSWERS if status in row.statuses and re.search(row.says, said.words))
@@ -180,7 +181,7 @@ def classify_response(
 
 
 def classify_exception(
-    error: BaseException, *, secrets: Sequence[str] = (), key_variable: str = "the API key"
+    error: BaseException, *, secrets: Sequence[str] = (), key_variable: str | None = "the API key"
 ) -> GenerationError:
     """The failure that an exception is; a `GenerationError` is its own. Arguments as in `classify_response`.
 
@@ -224,7 +225,7 @@ def _name(error: BaseException) -> str:
     return type(error).__name__
 
 
-def _classify_carried(response: Any, secrets: Sequence[str], key_variable: str) -> GenerationError:
+def _classify_carried(response: Any, secrets: Sequence[str], key_variable: str | None) -> GenerationError:
     """The failure that a client's exception carries an httpx2 response of."""
     try:
         body = response.text
@@ -260,10 +261,12 @@ def _phrase(status: int) -> str:
         return "no reason given"
 
 
-def _advice(kind: ErrorKind, paused: bool, key_variable: str) -> str:
+def _advice(kind: ErrorKind, paused: bool, key_variable: str | None) -> str:
     if kind == "loading" and not paused:
         return ""
-    return ADVICE.get(kind, "").format(key_variable=key_variable)
+    given = "mend the credentials block, or the api_key that was given"
+    key_from = f"set {key_variable}, or name a credentials block" if key_variable else given
+    return ADVICE.get(kind, "").format(key_from=key_from)
 
 
 def _message(source: str, text: str, advice: str, secrets: Sequence[str]) -> str:

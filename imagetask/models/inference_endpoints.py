@@ -215,7 +215,7 @@ class InferenceEndpointsImageGeneration(AsyncImageGenerationModel):
         return self._failure(error)
 
     def _failure(self, error: Exception) -> GenerationError:
-        failure = classify_exception(error, secrets=self._secrets, key_variable=_KEY_VARIABLE)
+        failure = classify_exception(error, secrets=self._secrets, key_variable=None if self.api_key else _KEY_VARIABLE)
         if failure.kind == "server" and not self._by_provider and _BARE_503.fullmatch(failure.message):
             # What Inference Endpoints answer while they come up from zero replicas, with nothing else said.
             failure.kind = "loading"

@@ -166,7 +166,7 @@ class OpenAIImageGeneration(AsyncImageGenerationModel):
         except ErrorInAnswer as error:
             text = response.content.decode("utf-8", "replace")
             raise classify_response(
-                200, response.headers, text, secrets=self._secrets, key_variable=_KEY_VARIABLE
+                200, response.headers, text, secrets=self._secrets, key_variable=self._key_variable
             ) from error
 
     async def _download(self, link: Link) -> Image:
@@ -190,11 +190,16 @@ class OpenAIImageGeneration(AsyncImageGenerationModel):
         return GenerationError("download", f"the image was made but could not be fetched: {why}", again=again)
 
     @property
+    def _key_variable(self) -> str | None:
+        """From where the key comes, for what is told; None where it was given."""
+        return None if self.api_key else _KEY_VARIABLE
+
+    @property
     def _secrets(self) -> tuple[str, ...]:
         return (self._key,) if self._key else ()
 
     def _failure(self, error: Exception) -> GenerationError:
-        return classify_exception(error, secrets=self._secrets, key_variable=_KEY_VARIABLE)
+        return classify_exception(error, secrets=self._secrets, key_variable=self._key_variable)
 
 
 @dataclass(frozen=True, slots=True)
