@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
-from rich.console import Console
 from rich.markup import escape
 
 from imagetask import __version__
@@ -19,12 +18,13 @@ from imagetask.settings import RunSettings
 from .command_line.blocks import blocks
 from .command_line.deploy import register as register_deployments
 from .command_line.options import Options, Out, Sources
+from .command_line.terminal import console, if_interrupted, say, wrong_words
 from .resume_command import command_of
 
 DONE, STOPPED, WRONG_USAGE, SOME_FAILED = 0, 1, 2, 3
 """Exit codes: all rows done; stopped before the end; wrong usage; finished with failed rows."""
 
-console = Console(stderr=True)
+_KEPT = "What came in is kept; the same command goes on from there."
 _DEFAULTS = Options()
 app = App(
     name="imagetask",
@@ -33,6 +33,7 @@ app = App(
     exit_on_error=False,
     result_action="return_value",
     suppress_keyboard_interrupt=False,
+    print_error=False,
 )
 register_deployments(app)
 app.command(blocks)
@@ -52,7 +53,8 @@ def generate(*source: Sources, out: Out, options: Annotated[Options, Parameter(n
     parameters = options.parameters(source, out)
     settings = RunSettings.checked(**parameters)
     check_before_start(settings)
-    counts = _run_flow(parameters)
+    with if_interrupted(f"Interrupted. {_KEPT}"):
+        counts = _run_flow(parameters)
     from .command_line.progress_bar import print_summary
 
     print_summary(console, out, counts, time.monotonic() - started)
@@ -75,9 +77,10 @@ def preview(
     settings = RunSettings.checked(**options.parameters(source, out))
     if rows < 1:
         raise UsageError(f"--rows {rows}: expected at least 1")
-    result = preview_rows(settings, rows)
+    with if_interrupted(f"Interrupted. {_KEPT}"):
+        result = preview_rows(settings, rows)
     for line in result.lines():
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(line)
     return SOME_FAILED if result.failed else DONE
 
 
@@ -91,9 +94,6 @@ def status(folder: Annotated[Path, Parameter(help="Folder of the dataset.")], /)
     total, counts = counts_so_far(folder)
     running = is_running(run.settings.layout)
     state = "running" if running else "was killed" if run.state == "running" else run.state
-
-    def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     say(f"{folder}: {state}" + (f": {run.message}" if run.message else ""))
     say(f"images: {counts.done:,} of {total:,}, counted chunk by chunk")
@@ -123,12 +123,12 @@ def _run_flow(parameters: dict[str, Any]) -> dict[str, Any]:
 def _told(error: Exception | KeyboardInterrupt) -> int:
     """Says in one sentence what went wrong, and gives the exit code."""
     if isinstance(error, KeyboardInterrupt):
-        console.print("Interrupted. What came in is kept; the same command goes on from there.")
+        say(str(error) or "Interrupted.")
         return STOPPED
     told = f"{error.message} ({error.kind})" if isinstance(error, RunStopped) else str(error)
     console.print(f"[red]Error:[/red] {escape(told)}", highlight=False, soft_wrap=True)
     if isinstance(error, RunStopped):
-        console.print("What came in is kept; the same command goes on from there.")
+        say(_KEPT)
     return WRONG_USAGE if isinstance(error, UsageError) else STOPPED
 
 
@@ -136,8 +136,8 @@ def main() -> None:
     """Entry point of the command `imagetask`."""
     try:
         code = app(sys.argv[1:])
-    except CycloptsError:
-        code = WRONG_USAGE
+    except CycloptsError as error:
+        code = _told(UsageError(wrong_words(error)))
     except (ImageTaskError, KeyboardInterrupt) as error:
         code = _told(error)
     sys.stdout.flush()

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 
 from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
-from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectHTTPStatusError
 from pydantic import ConfigDict, Field, HttpUrl, SecretStr, ValidationError, ValidationInfo, field_validator
 
 from imagetask.errors import ImageTaskError, UsageError
@@ -252,12 +252,32 @@ def block_exists(backend: str, name: str) -> bool:
     return True
 
 
-def save_block(block: BackendBlock, name: str) -> None:
-    """Saves the block, with its type, on the Prefect server; one of that name is replaced. Raises `ImageTaskError`."""
+def check_block(backend: str, name: str) -> None:
+    """Raises `UsageError` where a run cannot have the block: there is none, or the backend takes none."""
+    if not block_exists(_with_credentials(backend, name), name):
+        raise _no_block(backend, name)
+
+
+def save_block(block: BackendBlock, name: str, *, overwrite: bool) -> None:
+    """Saves the block, with its type, on the Prefect server.
+
+    Raises `UsageError` where there is one of that name, which is replaced only with `overwrite`; `ImageTaskError` where
+    the server refuses.
+    """
     try:
-        block.save(name, overwrite=True)
+        block.save(name, overwrite=overwrite)
     except PrefectHTTPStatusError as error:
         raise _not_allowed(error) from None  # its text may repeat what was sent, which has the key
+    except ValueError as error:
+        if not isinstance(error.__cause__, ObjectAlreadyExists):
+            raise
+        raise block_is_there(block._backend, name) from None
+
+
+def block_is_there(backend: str, name: str) -> UsageError:
+    return UsageError(
+        f"there is a block {_slug(backend, name)} already: choose another name, or replace it with --overwrite"
+    )
 
 
 def _not_allowed(error: PrefectHTTPStatusError) -> ImageTaskError:
@@ -269,23 +289,40 @@ def _not_allowed(error: PrefectHTTPStatusError) -> ImageTaskError:
 
 def load_block(backend: str, name: str) -> BackendBlock:
     """The saved block of a backend by its name. Raises `UsageError` where there is none, or none that can be used."""
-    if backend not in BLOCKS:
-        raise UsageError(f"--credentials {name}: the backend {backend!r} takes no credentials; leave them out")
-    kind = BLOCKS[backend]
-    which, make = f"{kind.get_block_type_slug()}/{name}", f"imagetask blocks create {backend} {shlex.quote(name)}"
+    kind = BLOCKS[_with_credentials(backend, name)]
     try:
         block = kind.load(name)
     except ValueError as error:
-        raise UsageError(
-            f"--credentials {name}: there is no block {which} on this Prefect server; make one with: {make}"
-        ) from error
+        raise _no_block(backend, name) from error
     except RuntimeError as error:
         if not isinstance(error.__cause__, ValidationError):
             raise
         field, why = what_is_wrong(error.__cause__)
         raise UsageError(
-            f"--credentials {name}: the block {which} cannot be used: {field}: {why}; mend it in the UI, or with: "
-            f"{make} --overwrite"
+            f"--credentials {name}: the block {_slug(backend, name)} cannot be used: {field}: {why}; mend it in the "
+            f"UI, or with: {_make(backend, name)} --overwrite"
         ) from error
     assert isinstance(block, BackendBlock)
     return block
+
+
+def _with_credentials(backend: str, name: str) -> str:
+    """The backend. Raises `UsageError` where it takes no credentials."""
+    if backend not in BLOCKS:
+        raise UsageError(f"--credentials {name}: the backend {backend!r} takes no credentials; leave them out")
+    return backend
+
+
+def _no_block(backend: str, name: str) -> UsageError:
+    return UsageError(
+        f"--credentials {name}: there is no block {_slug(backend, name)} on this Prefect server; make one with: "
+        f"{_make(backend, name)}"
+    )
+
+
+def _slug(backend: str, name: str) -> str:
+    return f"{BLOCKS[backend].get_block_type_slug()}/{name}"
+
+
+def _make(backend: str, name: str) -> str:
+    return f"imagetask blocks create {backend} {shlex.quote(name)}"

@@ -15,9 +15,15 @@ from imagetask.errors import UsageError
 from imagetask.layout import Layout
 from imagetask.models import BACKENDS, split_model
 from imagetask.models.managed import MAX_CONCURRENCY
+from imagetask.models.redact import bare_url
 from imagetask.store import check_store_url
 
-_SECRET_NAMES = re.compile(r"(?:^|[-_])(?:api[-_]?key|token|secret|password|authorization)$", re.IGNORECASE)
+_SECRET_WORDS = ("api[-_]?key", "token", "secret", "password", "authorization")
+_IN_ANY_CASE = [re.sub("[a-z]", lambda letter: f"[{letter[0].upper()}{letter[0]}]", word) for word in _SECRET_WORDS]
+SECRET_NAME = rf"(^|[-_])({'|'.join(_IN_ANY_CASE)})$"
+"""What the names in `param` must not match. JSON schema, which knows no flag for the case, takes it as it is."""
+BLOCK_NAME = "^[a-z0-9-]+$"
+"""What the name of a block matches: keys have other letters too."""
 DEFAULT_TASK = "imagetask.tasks:ImageGeneration"
 
 
@@ -31,10 +37,20 @@ def _names(value: Any) -> Iterator[str]:
             yield from _names(item)
 
 
-class RunSettings(BaseModel):
-    """What a run is asked. The fields are the flow's parameters and the command line's options."""
+def _expanded(path: Path) -> Path:
+    """The path, with the home folder for `~`. Raises `ValueError` where there is none."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"'{path}': there is no home folder {path.parts[0]}") from error
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+
+class RunSettings(BaseModel):
+    """What a run is asked. An error never repeats what was given, which may be a secret under a wrong name.
+
+    The fields are the flow's parameters and the command line's options."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     source: str | list[str] = Field(description="CSV, TSV, JSON lines or Parquet: a file, a glob, or a list of files.")
     out: Path = Field(description="Folder of the dataset; a folder of an earlier run is gone on with.")
@@ -95,7 +111,7 @@ class RunSettings(BaseModel):
     @field_validator("out", mode="after")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
-        return value.expanduser().absolute()
+        return _expanded(value).absolute()
 
     @field_validator("store")
     @classmethod
@@ -103,21 +119,31 @@ class RunSettings(BaseModel):
         if value is None or "://" in value:
             check_store_url(value or "")
             return value
-        return str(Path(value).expanduser().absolute())
+        return str(_expanded(Path(value)).absolute())
 
     @field_validator("source")
     @classmethod
     def _no_urls(cls, value: str | list[str]) -> str | list[str]:
         for item in [value] if isinstance(value, str) else value:
             if "://" in item:
-                raise ValueError(f"{item.split('?')[0]!r} is a URL: download it first, and give the file")
+                raise ValueError(f"{bare_url(item)!r} is a URL: download it first, and give the file")
+            _expanded(Path(item))
+        return value
+
+    @field_validator("credentials")
+    @classmethod
+    def _name_of_a_block(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(BLOCK_NAME, value):
+            raise ValueError(
+                "expected the name of a saved block, of lowercase letters, digits and dashes; a key is kept in a block"
+            )
         return value
 
     @field_validator("param")
     @classmethod
     def _no_secret_parameters(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name in _names(value):
-            if _SECRET_NAMES.search(name):
+            if re.search(SECRET_NAME, name):
                 raise ValueError(f"{name!r} is a secret: keep it in a block, and give its name as credentials")
         return value
 

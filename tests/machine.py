@@ -97,7 +97,9 @@ class Machine:
         return self.do('python -c "$PROGRAM"', PROGRAM=program)
 
     @contextmanager
-    def started(self, name: str, code: str, may_end: bool = False, **variables: str) -> Iterator[None]:
+    def started(
+        self, name: str, code: str, may_end: bool = False, **variables: str
+    ) -> Iterator[subprocess.Popen[bytes]]:
         """Keeps commands running elsewhere, as in a terminal of their own; then ends them with all they started.
 
         may_end: they are allowed to end before.
@@ -113,7 +115,7 @@ class Machine:
                 start_new_session=True,
             )
             try:
-                yield
+                yield process
                 assert may_end or process.poll() is None, f"{name} ended\n{self.log(name)}"
             finally:
                 _end_group(process)

@@ -7,7 +7,7 @@ import select
 import subprocess
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,7 +16,7 @@ import pytest
 from imagetask_flows.cli import app
 
 from imagetask import ImageDataset
-from imagetask.blocks import load_block
+from imagetask.blocks import OpenAIImageCredentials, load_block
 from imagetask.errors import UsageError
 from tests.command_line import DONE, STOPPED, WRONG_USAGE, Ended, command, environment, imagetask
 from tests.model_server import ModelServer
@@ -26,9 +26,16 @@ ON_TERMINAL = 'tty=$1; shift; exec "$@" <"$tty" >"$tty" 2>&1'
 PROMPT = b"not shown): "
 
 
-def on_terminal(*words: str, typed: str, cwd: Path, env: Mapping[str, str] | None = None) -> Ended:
+def on_terminal(
+    *words: str,
+    typed: str,
+    cwd: Path,
+    env: Mapping[str, str] | None = None,
+    meanwhile: Callable[[], object] = lambda: None,
+) -> Ended:
     """Runs `imagetask WORDS` on a terminal of its own, and types one line where a key is asked for.
 
+    meanwhile: is called when the key is asked for, before it is typed.
     What is typed must be in the command line of no process while it runs.
     """
     mine, its = os.openpty()
@@ -45,6 +52,7 @@ def on_terminal(*words: str, typed: str, cwd: Path, env: Mapping[str, str] | Non
         elif process.poll() is not None:
             break
         if not asked and PROMPT in text:
+            meanwhile()
             os.write(mine, typed.encode() + b"\n")
             asked = True
         if asked and typed:
@@ -140,6 +148,31 @@ def test_a_block_of_that_name_is_replaced_only_when_asked_and_then_as_a_whole(
     cleared = imagetask(*create, "--overwrite", cwd=work, env=env)
     assert cleared.code == DONE, cleared.text
     assert load_block("openai", "twice").prices == {}
+
+
+@pytest.mark.prefect_server
+def test_a_block_that_appeared_while_the_key_was_typed_is_not_replaced(work: Path, server_url: dict[str, str]) -> None:
+    def save() -> None:
+        OpenAIImageCredentials(model="of another person").save("meanwhile")
+
+    create = ("blocks", "create", "openai", "meanwhile")
+    refused = on_terminal(*create, typed=new_key(), cwd=work, env=server_url, meanwhile=save)
+    assert refused.code == WRONG_USAGE, refused.text
+    assert "there is a block openai-image-credentials/meanwhile already" in refused.text
+    assert "Traceback" not in refused.text
+    kept = load_block("openai", "meanwhile")
+    assert (kept.model, kept.api_key) == ("of another person", None)
+
+
+@pytest.mark.prefect_server
+def test_ctrl_c_at_the_prompt_saves_nothing_and_says_so(work: Path, server_url: dict[str, str]) -> None:
+    ended = on_terminal("blocks", "create", "openai", "interrupted", typed="\x03", cwd=work, env=server_url)
+    assert ended.code == STOPPED, ended.text
+    assert "Interrupted. Nothing is saved." in ended.text
+    assert "goes on" not in ended.text
+    assert "Traceback" not in ended.text
+    with pytest.raises(UsageError, match="there is no block"):
+        load_block("openai", "interrupted")
 
 
 @pytest.mark.prefect_server

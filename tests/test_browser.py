@@ -8,28 +8,34 @@ from __future__ import annotations
 import io
 import os
 import shutil
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pytest
 from PIL import Image as PILImage
-from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.machine import KEY, PRICED, Machine
 from tests.model_server import ModelServer
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+in_browser = pytest.importorskip("playwright.sync_api")
+expect = in_browser.expect
+
 pytestmark = [pytest.mark.prefect_server, pytest.mark.browser]
 
-ROWS, LATENCY, AT_ONCE = 150, 0.5, 4
+ROWS, AT_ONCE, AT_FIRST = 150, 4, 60
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """A headless Chromium: the machine's own, else the one that `playwright install chromium` got."""
     own = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    with sync_playwright() as playwright:
+    with in_browser.sync_playwright() as playwright:
         if own is None and not Path(playwright.chromium.executable_path).exists():
             pytest.skip("there is no Chromium here: make browser")
         browser = playwright.chromium.launch(executable_path=own, args=["--no-sandbox", "--disable-gpu"])
@@ -75,10 +81,23 @@ def colours(picture: PILImage.Image) -> int:
     return len(picture.resize((64, 64), PILImage.Resampling.NEAREST).getcolors(64 * 64) or [])
 
 
+def held_after(count: int, looked_at: threading.Event) -> Callable[[str], float]:
+    """The seconds that each picture takes: after so many, as long as the pages have not been looked at, very many."""
+    asked = 0
+
+    def latency(_: str) -> float:
+        nonlocal asked
+        asked += 1
+        return 15.0 if asked > count and not looked_at.is_set() else 0.2
+
+    return latency
+
+
 def test_a_run_can_be_watched_while_it_goes_on_and_read_when_it_is_over(
     machine: Machine, models: ModelServer, page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "latency", LATENCY)
+    looked_at = threading.Event()
+    monkeypatch.setattr(models, "latency", held_after(AT_FIRST, looked_at))
     source = tmp_path / "animals.csv"
     pl.DataFrame({"prompt": [f"animal number {number} in a meadow" for number in range(ROWS)]}).write_csv(source)
     models.fail("animal number 3 in a meadow", "refused")
@@ -92,7 +111,9 @@ def test_a_run_can_be_watched_while_it_goes_on_and_read_when_it_is_over(
         "chunk_rows": 40,
     }
     run = str(machine.ask(f"deployments/{deployment}/create_flow_run", {"parameters": parameters})["id"])
-    machine.wait_until(lambda: sum("animal" in call.prompt for call in models.calls) > 30, "the run did not start")
+    machine.wait_until(
+        lambda: sum("animal" in call.prompt for call in models.calls) > AT_FIRST, "it did not come so far"
+    )
 
     page.goto(f"/runs/flow-run/{run}")
     expect(page.get_by_text("animals · openai:painter").first).to_be_visible(timeout=20_000)
@@ -105,13 +126,15 @@ def test_a_run_can_be_watched_while_it_goes_on_and_read_when_it_is_over(
     assert colours(rendered(page)) > 20
     before = page.get_by_text("newest of").inner_text()
     shot(page, "images")
+    assert machine.ask(f"flow_runs/{run}")["state"]["type"] == "RUNNING"
 
+    looked_at.set()
     assert machine.ended(run) == "Completed with failures"
     page.reload()
     assert colours(rendered(page)) > 20
     assert page.get_by_text("newest of").inner_text() != before, "it did not grow"
     page.goto(f"/artifacts/artifact/{artifact(machine, run, 'report')['id']}")
-    for text in ("Completed with failures", "refused: 1", "animal number 3 in a meadow", "load_dataset", "$5.96"):
+    for text in ("Completed with failures", "refused: 1", "animal number 3 in a meadow", "load_dataset", "5.96 USD"):
         expect(page.get_by_text(text).first).to_be_visible(timeout=20_000)
     rendered(page)
     shot(page, "report")
@@ -126,6 +149,8 @@ def test_the_run_form_says_what_each_parameter_is(machine: Machine, page: Page) 
     for text in ("Folder of the dataset", "Name of a saved block", "Calls under way at once"):
         expect(page.get_by_text(text).first).to_be_visible(timeout=20_000)
     shot(page, "run-form")
+    page.get_by_text("Further parameters of the backend").scroll_into_view_if_needed()
+    shot(page, "run-form-further-down")
 
 
 def test_the_block_form_explains_itself_and_a_saved_block_does_not_show_its_key(machine: Machine, page: Page) -> None:

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import os
+import signal
+import sys
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from imagetask_flows.deploying.deployments import described
+from imagetask_flows.cli import main
+from imagetask_flows.command_line.options import Options
+from imagetask_flows.deploying.deployments import SCHEDULED, Scheduled, described, runner_deployment, schedules
 from imagetask_flows.deploying.run_form import sent_parameters, strict_parameters
 from imagetask_flows.generate_images import generate_images
-from imagetask_flows.outcome import completed, ended_early
+from imagetask_flows.outcome import completed_state, failed_state
 from prefect.client.schemas.objects import State
+from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.server.events.schemas.automations import EventTrigger
 from prefect.server.events.schemas.events import ReceivedEvent
-from prefect.states import Crashed
+from prefect.settings import get_current_settings
+from prefect.states import AwaitingRetry, Crashed, InfrastructurePending, Late, Pending, Running, Submitting
+from prefect.states import Scheduled as PrefectScheduled
 from prefect.utilities.schema_tools.validation import validate
+from pydantic import ValidationError
 
 from imagetask import ImageDataset
-from imagetask.errors import RunStopped, StorageError
+from imagetask.blocks import BLOCKS
+from imagetask.errors import RunStopped, StorageError, UsageError
 from imagetask.runs import Counts
 from imagetask.settings import RunSettings
 from tests.command_line import WRONG_USAGE, imagetask
@@ -45,7 +57,9 @@ def test_the_readme_leads_from_nothing_to_a_dataset_through_a_worker(tmp_path: P
         assert (told["pull_steps"], told["path"]) == ([], None), "it goes to a folder of the machine that deployed it"
         assert (tmp_path.name not in str(told), told["version"] is not None) == (True, True)
         with machine.started("worker", WORKER):
-            assert "Completed: 5 images" in machine.do(TRIGGER)
+            said = machine.do(TRIGGER)
+            assert f"{machine.url.removesuffix('/api')}/runs/flow-run/{machine.runs()[0]['id']}" in said
+            assert "Completed: 5 images" in said
         dataset = ImageDataset(machine.checkout / "out" / "on-demand")
         assert dataset.scan().select("prompt").collect()["prompt"].to_list() == PROMPTS
         pictures = [dataset.image(row) for row in range(len(PROMPTS))]
@@ -66,7 +80,8 @@ def _check_prefects_own_commands(machine: Machine) -> None:
     assert machine.ask("deployments/count", {}) == 2
     machine.do("imagetask deploy")
     automations = sorted(automation["name"] for automation in machine.ask("automations/filter", {}))
-    assert automations == ["imagetask: new prompts", "imagetask: runs without a heartbeat"]
+    ours = ["imagetask: new prompts", "imagetask: runs that did not start", "imagetask: runs without a heartbeat"]
+    assert automations == ours
     on_demand = machine.ask("deployments/name/generate-images/on-demand")
     assert on_demand["parameter_openapi_schema"]["additionalProperties"] is False
 
@@ -78,10 +93,21 @@ def test_serve_carries_out_runs_without_a_work_pool(tmp_path: Path) -> None:
     out = machine.checkout / "out"
     with machine.started("server", SERVER):
         machine.wait_for_server()
-        with machine.started("serve", serve):
-            machine.wait_until(lambda: machine.ask("deployments/count", {}), "nothing was deployed")
-            said = machine.do(f"imagetask trigger examples/prompts.csv --out {out} --limit 2 --watch")
-            assert "Completed: 2 images" in said
+        by_itself = f'{serve.rstrip()} /some/prompts.csv --out {out}-by-itself --cron "0 0 1 1 *"'
+        with machine.started("serve", by_itself, may_end=True, PREFECT_FLOWS_HEARTBEAT_FREQUENCY="600") as served:
+            machine.wait_until(lambda: machine.ask("deployments/count", {}) == 2, "nothing was deployed")
+            assert _paused(machine) == [False]
+            trigger = f"imagetask trigger {machine.checkout}/examples/prompts.csv --out {out} --limit 2 --watch"
+            with machine.started("trigger", trigger, may_end=True):
+                assert machine.wait_until(lambda: _paces(machine), "no run began") == {"30"}
+                run = str(machine.wait_until(machine.runs, "no run was asked for")[0]["id"])
+                assert machine.ended(run) == "Completed"
+            os.killpg(served.pid, signal.SIGINT)
+            served.wait(30)
+        assert _paused(machine) == [True], "after Ctrl-C"
+        with machine.started("serve", by_itself):
+            machine.wait_until(lambda: _paused(machine) == [False], "it does not go on")
+        assert _paused(machine) == [True], "after SIGTERM"
         told = machine.ask("deployments/name/generate-images/on-demand")
         assert told["parameter_openapi_schema"]["additionalProperties"] is False
         assert told["work_pool_name"] is None
@@ -90,40 +116,88 @@ def test_serve_carries_out_runs_without_a_work_pool(tmp_path: Path) -> None:
     assert len(ImageDataset(out)) == 2
 
 
+def _paused(machine: Machine) -> list[bool]:
+    """Whether each schedule of the scheduled deployment waits."""
+    deployment = machine.ask("deployments/name/generate-images/scheduled")
+    return [deployment["paused"] or not schedule["active"] for schedule in deployment["schedules"]]
+
+
+def _paces(machine: Machine) -> set[str]:
+    """The seconds between two heartbeats (as text) of the runs' processes that go on."""
+    paces, name = set(), "PREFECT_FLOWS_HEARTBEAT_FREQUENCY="
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            variables = (process / "environ").read_text(errors="replace").split("\0")
+            words = (process / "cmdline").read_text(errors="replace")
+            if f"PREFECT_HOME={machine.home}/prefect" in variables and "engine" in words:
+                paces |= {each.removeprefix(name) for each in variables if each.startswith(name)}
+    return paces
+
+
 def test_a_deployed_run_is_taken_for_dead_by_its_heartbeats_and_for_ended_by_every_name_of_a_last_state() -> None:
-    [automation] = described("automations.yaml")["automations"]
-    trigger = EventTrigger.model_validate(automation["trigger"])
+    trigger = trigger_of("imagetask: runs without a heartbeat")
     pace = described("prefect.yaml")["deployments"][0]["work_pool"]["job_variables"]["env"]
     assert trigger.within.total_seconds() == 3 * int(pace["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
     assert trigger.covers(_event("heartbeat"))
     assert trigger.starts_after("prefect.flow-run.heartbeat")
     assert not trigger.covers(_event("heartbeat", deployed=False)), "imagetask generate has a slower pace"
-    interrupted, out_of_money = RunStopped("interrupted", "a person"), RunStopped("billing", "no money")
-    last_states: list[State[Any]] = [
-        completed(Counts()),
-        completed(Counts(rows=1, generations=1, failed={"refused": 1})),
-        ended_early(interrupted),
-        ended_early(out_of_money),
-        ended_early(StorageError("disk full")),
-        Crashed(),
-    ]
-    for state in last_states:
+    assert not trigger.covers(_event("heartbeat", ours=False)), "so has a deployment of the user's own"
+    for state in last_states():
         assert trigger.covers(_event(str(state.name))), state.name
         assert trigger.expects(f"prefect.flow-run.{state.name}"), state.name
     assert not trigger.expects("prefect.flow-run.Running"), "a run that dies before its second heartbeat would stay"
 
 
-def _event(name: str, deployed: bool = True) -> ReceivedEvent:
+def test_a_deployed_run_that_was_taken_is_waited_for_until_it_runs_waits_or_ends() -> None:
+    trigger = trigger_of("imagetask: runs that did not start")
+    taken: list[State[Any]] = [Pending(), Submitting(), InfrastructurePending()]
+    for state in taken:
+        assert trigger.starts_after(f"prefect.flow-run.{state.name}"), state.name
+        assert trigger.expects(f"prefect.flow-run.{state.name}"), "the time would not begin anew"
+    later: list[State[Any]] = [Running(), PrefectScheduled(), Late(), AwaitingRetry(), *last_states()]
+    for state in later:
+        assert trigger.expects(f"prefect.flow-run.{state.name}"), state.name
+        assert not trigger.starts_after(f"prefect.flow-run.{state.name}"), state.name
+    assert trigger.covers(_event("Pending"))
+    assert not trigger.covers(_event("Pending", deployed=False))
+    lease = timedelta(seconds=get_current_settings().server.concurrency.initial_deployment_lease_duration)
+    assert trigger.within + timedelta(seconds=30) < lease, "a place that Prefect took away would be taken away again"
+
+
+def trigger_of(name: str) -> EventTrigger:
+    [found] = [each for each in described("automations.yaml")["automations"] if each["name"] == name]
+    return EventTrigger.model_validate(found["trigger"])
+
+
+def last_states() -> list[State[Any]]:
+    """Every name of a last state that a run may come to."""
+    interrupted, out_of_money = RunStopped("interrupted", "a person"), RunStopped("billing", "no money")
+    return [
+        completed_state(Counts()),
+        completed_state(Counts(rows=1, generations=1, failed={"refused": 1})),
+        failed_state(interrupted),
+        failed_state(out_of_money),
+        failed_state(StorageError("disk full")),
+        Crashed(),
+    ]
+
+
+def _event(name: str, deployed: bool = True, ours: bool = True) -> ReceivedEvent:
     """As a flow run's process or the server emits it."""
     flow = {"prefect.resource.id": "prefect.flow.1", "prefect.resource.role": "flow"}
     deployment = {"prefect.resource.id": "prefect.deployment.2", "prefect.resource.role": "deployment"}
+    tag = {"prefect.resource.id": "prefect.tag.imagetask", "prefect.resource.role": "tag"}
     return ReceivedEvent.model_validate(
         {
             "id": uuid4(),
             "occurred": datetime.now(UTC),
             "event": f"prefect.flow-run.{name}",
             "resource": {"prefect.resource.id": "prefect.flow-run.3"},
-            "related": [{**flow, "prefect.resource.name": "generate-images"}, *([deployment] if deployed else [])],
+            "related": [
+                {**flow, "prefect.resource.name": "generate-images"},
+                *([deployment] if deployed else []),
+                *([tag] if ours else []),
+            ],
         }
     )
 
@@ -144,22 +218,76 @@ def test_the_run_form_has_every_parameter_of_a_run_described_and_in_the_order_of
         ({"source": "prompts.csv"}, "source"),
         ({"source": ["/a.csv", "b.csv"]}, "source"),
         ({"source": None}, "source"),
-        ({"model": "dall-e:3"}, "model"),
-        ({"model": ["placeholder", "dall-e"]}, "model"),
-        ({"model": []}, "model"),
-        ({"num_generations": 0}, "num_generations"),
         ({"width": "wide"}, "width"),
-        ({"timeout": 0}, "timeout"),
-        ({"seed": -1}, "seed"),
-        ({"base_url": "http://me:secret@host/v1"}, "base_url"),
         ({"store": "cache"}, "store"),
         ({"task": "MyTask"}, "task"),
-        ({"param": {"api_key": "sk-1"}}, "param"),
     ],
 )
-def test_the_run_form_refuses_what_a_run_would(parameters: dict[str, Any], named: str) -> None:
+def test_the_run_form_refuses_what_would_be_wrong_on_a_worker(parameters: dict[str, Any], named: str) -> None:
+    assert _refused(parameters, named)
+
+
+REFUSED: dict[str, list[Any]] = {
+    "source": ["s3://bucket/p.csv", "/mnt/s3://p.csv", ["/a.csv", "https://host/b.csv"], "~nobody-of-the-name/p.csv"],
+    "out": ["~nobody-of-the-name/out"],
+    "model": ["dall-e:3", ["placeholder", "dall-e"], [], ["placeholder", "placeholder"], "Placeholder"],
+    "base_url": [
+        "http://me:pass5word@host/v1",
+        "http://host/v1?key=pass5word",
+        "http://host?key=pass5word",
+        "ftp://host",
+        "host:8000",
+        "http:///v1",
+        "http://[v1",
+    ],
+    "credentials": ["sk-Pass5word", "hf_pass5word", "my block", "", "a/b"],
+    "num_generations": [0],
+    "seed": [-1],
+    "width": [0],
+    "height": [0],
+    "num_inference_steps": [0],
+    "param": [
+        *({name: "pass5word"} for name in ("api_key", "APIKEY", "TOKEN", "hf_Token", "x-Api-Key", "Authorization")),
+        *({name: "pass5word"} for name in ("password", "my-PassWord", "client_SECRET", "authorization")),
+        {"extra_headers": {"AUTHORIZATION": "pass5word"}},
+        {"extra_body": {"more": [{"Token": "pass5word"}]}},
+    ],
+    "chunk_rows": [0],
+    "max_concurrency": [0],
+    "requests_per_minute": [0, -0.5],
+    "timeout": [0],
+    "max_failed": [-1],
+    "limit": [0],
+    "store": ["s3://me:pass5word@bucket/a", "s3://bucket/a?key=pass5word", "s3://bucket?pass5word", "~nobody-there/a"],
+}
+"""Parameter → values that a rule of its field in `RunSettings` refuses."""
+
+
+def test_values_that_are_refused_are_known_of_every_field_with_a_rule() -> None:
+    checked = {
+        name for each in RunSettings.__pydantic_decorators__.field_validators.values() for name in each.info.fields
+    }
+    limited = {name for name, field in RunSettings.model_fields.items() if field.metadata}
+    assert checked | limited == REFUSED.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in REFUSED.items() for value in values], ids=str
+)
+def test_what_settings_refuse_the_run_form_refuses_and_no_error_shows_a_secret(name: str, value: Any) -> None:
+    wanted = {"source": "/p.csv", "out": "/out", name: value}
+    assert _refused({name: value}, name)
+    with pytest.raises((ValidationError, UsageError)) as caught:
+        RunSettings(**wanted)
+    with pytest.raises(UsageError, match=name.replace("_", ".")) as told:
+        RunSettings.checked(**wanted)
+    assert "ass5word" not in f"{caught.value} {told.value}"
+    assert len(str(told.value).splitlines()) == 1
+
+
+def _refused(parameters: dict[str, Any], named: str) -> bool:
     errors = validate({"source": "/p.csv", "out": "/out", **parameters}, form())
-    assert [error for error in errors if named in f"{error.json_path} {error.message}"]
+    return any(named in f"{error.json_path} {error.message}" for error in errors)
 
 
 def test_the_run_form_takes_what_settings_send() -> None:
@@ -182,10 +310,67 @@ def test_the_run_form_takes_what_settings_send() -> None:
     assert RunSettings(**sent).model_dump() == settings.model_copy(update={"source": sent["source"]}).model_dump()
 
 
+def test_a_deployment_has_every_schedule_that_was_given_in_its_time_zone() -> None:
+    planned = schedules("0 6 * * *", 3600, "Europe/Vienna")
+    [entry] = [each for each in described("prefect.yaml")["deployments"] if each["name"] == SCHEDULED]
+    settings = RunSettings(source="/p.csv", out=Path("/out"), seed=0)
+    deployment = runner_deployment(entry, Scheduled(settings, planned, "posters"))
+    made = [each.schedule for each in deployment.schedules or ()]
+    assert [type(each) for each in made] == [CronSchedule, IntervalSchedule]
+    assert isinstance(made[0], CronSchedule)
+    assert isinstance(made[1], IntervalSchedule)
+    assert (made[0].cron, made[0].timezone) == ("0 6 * * *", "Europe/Vienna")
+    assert (made[1].interval, made[1].timezone) == (timedelta(hours=1), "Europe/Vienna")
+    assert deployment.name == "posters"
+    assert deployment.parameters == {"source": "/p.csv", "out": "/out", "seed": 0}
+
+
+def test_what_was_given_is_sent_even_where_it_is_the_default() -> None:
+    given = Options(seed=0, rebuild=None, max_concurrency=8).parameters(("p.csv",), Path("out"))
+    assert given == {"source": "p.csv", "out": "out", "seed": 0, "max_concurrency": 8}
+    assert sent_parameters(RunSettings.checked(**given)).keys() == given.keys()
+
+
+def test_prefect_finds_the_blocks_where_it_looks_for_collections() -> None:
+    [found] = entry_points(group="prefect.collections", name="imagetask")
+    assert found.load().BLOCKS is BLOCKS
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["deploy", "--api-key=sk-Secret1"],
+        ["generate", "p.csv", "--out", "out", "--token", "sk-Secret1"],
+        ["--api-key=sk-Secret1", "generate"],
+        ["generate", "p.csv", "--out", "out", "-ksk-Secret1"],
+        ["trigger", "p.csv", "--out", "out", "--watch=sk-Secret1"],
+        ["blocks", "create", "openai", "mine", "--overwrite=sk-Secret1"],
+        ["generate", "p.csv", "--out", "out", "--seed", "sk-Secret1"],
+        ["generate", "p.csv", "--out", "out", "--credentials", "sk-Secret1"],
+        ["status", "out", "sk-Secret1"],
+        ["sk-Secret1"],
+    ],
+)
+def test_no_command_repeats_a_key_that_was_given_to_it(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["imagetask", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    told = capsys.readouterr().err
+    assert ended.value.code == WRONG_USAGE
+    assert told.startswith("Error: ")
+    assert len(told.strip().splitlines()) == 1
+    assert "Secret1" not in told
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
         (("p.csv", "--out", "d"), "no schedule was given"),
+        (("p.csv", "--out", "d", "--interval", "60", "--name", ""), "--name: it is empty"),
+        (("p.csv", "--out", "d", "--interval", "60", "--name", "on-demand"), "--name on-demand"),
+        (("--seed", "0"), "no SOURCE was given"),
         (("p.csv", "--interval", "60"), "--out is missing"),
         (("--interval", "60"), "no SOURCE was given"),
         (("p.csv", "--out", "d", "--interval", "0"), "--interval 0"),

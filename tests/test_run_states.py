@@ -6,14 +6,18 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from imagetask_flows.deploying.deployments import described
 from prefect import get_client
 from prefect.client.schemas.objects import State
+from prefect.events.schemas.automations import AutomationCore
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from imagetask import ImageDataset
 from tests.machine import KEY, WORKER, Machine
@@ -22,19 +26,22 @@ from tests.model_server import ModelServer
 pytestmark = pytest.mark.prefect_server
 
 ROWS, AT_ONCE, LATENCY = 120, 8, 0.5
+NOT_STARTED = "imagetask: runs that did not start"
 FINAL = ("COMPLETED", "FAILED", "CANCELLED", "CRASHED")
 
 
 @dataclass(frozen=True, slots=True)
 class Killed:
-    """Two runs that were killed together with their worker: nobody is left who could tell the server.
+    """Runs that were killed together with their worker: nobody is left who could tell the server.
 
-    source: of `run`; no other run goes on with `forgotten`.
+    source: of `run`; no other run goes on with `forgotten`. not_started: a run of the scheduled deployment, which the
+    worker had taken, and for which no flow had begun.
     """
 
     run: str
     source: Path
     forgotten: str
+    not_started: str
 
 
 @pytest.fixture(scope="module")
@@ -52,16 +59,35 @@ def deployed(tmp_path_factory: pytest.TempPathFactory, models: ModelServer) -> I
 
 @pytest.fixture(scope="module")
 def killed(deployed: Machine, models: ModelServer, tmp_path_factory: pytest.TempPathFactory) -> Killed:
-    source = rows(tmp_path_factory.mktemp("killed"))
+    source, scheduled = rows(tmp_path_factory.mktemp("killed")), rows(tmp_path_factory.mktemp("scheduled"))
+    schedule = f'imagetask deploy {scheduled} --out {scheduled.with_name("out")} --cron "0 0 1 1 *"'
+    deployed.do(f"{schedule} --model openai:m --credentials openai")
+    shorten_the_wait_for_a_start(deployed)
     with deployed.started("killed-worker", WORKER, may_end=True):
         other = rows(tmp_path_factory.mktemp("forgotten"))
         forgotten, run = start(deployed, other, max_concurrency=1), start(deployed, source)
         until_asked(deployed, models, other, 2)
         until_asked(deployed, models, source, 40)
+        models.latency = 60.0
         deployed.wait_until(lambda: len(deployed.events("prefect.flow-run.heartbeat")) >= 2, "no heartbeats were sent")
+        not_started = start(deployed, scheduled, "scheduled")
+        deployed.wait_until(
+            lambda: state(deployed, not_started)["type"] == "PENDING", "the worker did not take the run"
+        )
         assert kill_all_but_the_server(deployed) >= 3, "the worker and the runs"
+    models.latency = LATENCY
     assert asked(models, source) < ROWS
-    return Killed(run, source, forgotten)
+    assert state(deployed, not_started)["type"] == "PENDING", "it came further"
+    return Killed(run, source, forgotten, not_started)
+
+
+def shorten_the_wait_for_a_start(machine: Machine) -> None:
+    """To a minute; the other automation's wait is longer, so that no test waits for this."""
+    [described_so] = [each for each in described("automations.yaml")["automations"] if each["name"] == NOT_STARTED]
+    described_so["trigger"]["within"] = 60
+    with temporary_settings({PREFECT_API_URL: machine.url}), get_client(sync_client=True) as client:
+        [there] = client.read_automations_by_name(NOT_STARTED)
+        client.update_automation(there.id, AutomationCore.model_validate(described_so))
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +109,9 @@ def source(tmp_path: Path) -> Path:
     return rows(tmp_path)
 
 
-def start(machine: Machine, source: Path, **parameters: Any) -> str:
-    """Asks for a run, as any HTTP client may; gives its id."""
-    deployment = machine.ask("deployments/name/generate-images/on-demand")["id"]
+def start(machine: Machine, source: Path, of: str = "on-demand", **parameters: Any) -> str:
+    """Asks for a run of a deployment, as any HTTP client may; gives its id."""
+    deployment = machine.ask(f"deployments/name/generate-images/{of}")["id"]
     wanted = {
         "source": str(source),
         "out": str(source.with_name("out")),
@@ -116,18 +142,27 @@ def kept(source: Path) -> int:
 
 
 def kill_all_but_the_server(machine: Machine) -> int:
-    """kill -9 of the worker and of the runs it started: of all that has the machine's home but the server."""
+    """kill -9 of the worker and of the runs it started: of all that has the machine's home but the server.
+
+    Again, until there are none: the worker may start one while the others are killed.
+    """
     killed = 0
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            mine = f"PREFECT_HOME={machine.home}".encode() in (process / "environ").read_bytes()
-            words = (process / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if mine and (b"worker" in words or b"prefect.engine" in words or b"flow_engine" in words):
-            os.kill(int(process.name), signal.SIGKILL)
-            killed += 1
+    while found := [process for process in Path("/proc").glob("[0-9]*") if is_worker_or_run(machine, process)]:
+        for process in found:
+            with suppress(ProcessLookupError):
+                os.kill(int(process.name), signal.SIGKILL)
+                killed += 1
+        time.sleep(0.2)
     return killed
+
+
+def is_worker_or_run(machine: Machine, process: Path) -> bool:
+    try:
+        mine = f"PREFECT_HOME={machine.home}".encode() in (process / "environ").read_bytes()
+        words = (process / "cmdline").read_bytes()
+    except OSError:
+        return False
+    return mine and (b"worker" in words or b"prefect.engine" in words or b"flow_engine" in words)
 
 
 def test_after_a_kill_the_next_run_goes_on_and_asks_again_only_for_what_was_in_flight(
@@ -163,8 +198,8 @@ def test_cancelling_a_run_stops_its_calls_keeps_what_came_and_the_next_run_goes_
 def test_a_second_run_into_one_folder_is_refused_and_does_not_disturb_the_first(
     machine: Machine, models: ModelServer, source: Path
 ) -> None:
-    first = start(machine, source)
-    until_asked(machine, models, source, 5)
+    first = start(machine, source, max_concurrency=2)
+    until_asked(machine, models, source, 3)
     second = start(machine, source)
     assert machine.ended(second) == "Failed"
     told = state(machine, second)["message"]
@@ -221,3 +256,21 @@ def test_a_killed_run_is_told_crashed_for_its_missing_heartbeats(machine: Machin
     told = state(machine, run)
     assert told["type"] == "CRASHED"
     assert "No heartbeat for 90 s" in told["message"]
+
+
+def test_a_run_whose_worker_was_killed_before_it_began_is_told_crashed_and_the_schedule_goes_on(
+    machine: Machine, models: ModelServer, killed: Killed
+) -> None:
+    run = killed.not_started
+    machine.wait_until(lambda: state(machine, run)["type"] in FINAL, "it is pending for ever", seconds=180)
+    told = state(machine, run)
+    assert told["type"] == "CRASHED"
+    assert "no process started for it" in told["message"]
+
+    deployment = machine.ask("deployments/name/generate-images/scheduled")
+    assert deployment["global_concurrency_limit"]["active_slots"] == 0, "it would cancel every later firing"
+    source = Path(deployment["parameters"]["source"])
+    first = start(machine, source, "scheduled")
+    until_asked(machine, models, source, 5)
+    assert machine.ended(start(machine, source, "scheduled")) == "Cancelled", "two runs at once"
+    assert machine.ended(first) == "Completed"

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from urllib.error import HTTPError
 
 import pytest
 from imagetask_flows import trigger
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolUpdate
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from imagetask import ImageDataset
@@ -24,6 +29,7 @@ FROM_PYTHON, WITH_PREFECTS_OWN = readme("Ask for a run", "python")
 [EMIT_BY_COMMAND] = readme("Events")
 [EMIT_FROM_PYTHON] = readme("Events", "python")
 ARRIVED = "imagetask.prompts.arrived"
+CANCEL = "prefect flow-run cancel"
 
 
 @pytest.fixture
@@ -121,13 +127,63 @@ def test_over_http_a_wrong_parameter_is_refused_before_a_run_exists(
     assert len(machine.runs()) == before
 
 
-def test_an_event_with_an_unknown_parameter_starts_no_run_and_another_event_says_why(machine: Machine) -> None:
+@pytest.mark.parametrize(
+    ("parameters", "reason"),
+    [
+        ({"modell": "placeholder"}, "'modell' was unexpected"),
+        ({"max_failed": -1}, "Validation failed for field 'max_failed'"),
+    ],
+)
+def test_an_event_with_a_wrong_parameter_starts_no_run_and_another_event_says_why(
+    machine: Machine, parameters: dict[str, Any], reason: str
+) -> None:
     before = len(machine.runs())
-    payload = json.dumps(wanted(machine, modell="placeholder"))
+    payload = json.dumps(wanted(machine, **parameters))
     machine.do(f"prefect event emit {ARRIVED} --resource-id somewhere --payload '{payload}'")
-    failed = machine.wait_until(lambda: machine.events("prefect.automation.action.failed"), "nothing was refused")
-    assert "'modell' was unexpected" in failed[0]["payload"]["reason"]
+
+    def refused() -> bool:
+        failed = machine.events("prefect.automation.action.failed")
+        return any(reason in str(event["payload"]["reason"]) for event in failed)
+
+    machine.wait_until(refused, "nothing was refused")
     assert len(machine.runs()) == before
+
+
+@contextmanager
+def nobody_takes_runs(machine: Machine) -> Iterator[None]:
+    """The work pool is paused."""
+    with get_client(sync_client=True) as client:
+        client.update_work_pool("imagetask", WorkPoolUpdate(is_paused=True))
+        try:
+            yield
+        finally:
+            client.update_work_pool("imagetask", WorkPoolUpdate(is_paused=False))
+
+
+def test_who_watches_a_run_is_told_where_it_is_that_no_worker_takes_it_and_that_it_goes_on_after_ctrl_c(
+    machine: Machine, from_here: None
+) -> None:
+    source, out = machine.checkout / "examples" / "prompts.csv", machine.root / "watched"
+    code = f"imagetask trigger {source} --out {out} --limit 2 --watch"
+    with nobody_takes_runs(machine), machine.started("trigger", code, may_end=True) as command:
+
+        def told() -> str:
+            return machine.log("trigger")
+
+        machine.wait_until(lambda: "prefect worker start --pool imagetask" in told(), "nothing was said of a worker")
+        os.killpg(command.pid, signal.SIGINT)
+        machine.wait_until(lambda: "Interrupted" in told(), "it was not interrupted")
+        assert command.wait(20) != 0
+    [run] = [str(run["id"]) for run in machine.runs("on-demand") if run["parameters"]["out"] == str(out)]
+    for text in (
+        f": run {run}",
+        f"/runs/flow-run/{run}",
+        "Scheduled",
+        f"The run goes on; this stops it: {CANCEL} {run}",
+    ):
+        assert text in told()
+    assert "same command" not in told()
+    assert machine.ended(run) == "Completed"
 
 
 def test_a_deployment_that_is_not_there_is_named_with_what_makes_it(machine: Machine, from_here: None) -> None:

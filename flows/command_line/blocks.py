@@ -3,49 +3,27 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Mapping
 from getpass import getpass
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import App, CycloptsError, Parameter, UnknownOptionError, UnusedCliTokensError
-from rich.console import Console
-from rich.text import Text
+from cyclopts import App, Parameter
 
 from imagetask.errors import GenerationError, UsageError
 from imagetask.models.connections import checked_key
 
+from .terminal import if_interrupted, say
+
 if TYPE_CHECKING:
     from imagetask.blocks import BackendBlock
 
-_NO_KEY_ARGUMENT = (
-    "a key is never given as an argument, where the shell's history and other users would see it: set OPENAI_API_KEY "
-    "or HF_TOKEN, or leave it out and type it when asked"
-)
-_TOO_MANY_WORDS = "after BACKEND and NAME come only options, and a price with a size is put in quotes; "
-_MEANS_A_KEY = re.compile(r"key|token|secret|password|credential|auth|bearer", re.IGNORECASE)
 _OPTIONS = {"prices": "--price"}
-
-_console = Console(stderr=True)
-
-
-def _told(error: CycloptsError) -> Text:
-    """What is wrong with the command's words; not the words themselves where they may be a key."""
-    if isinstance(error, UnusedCliTokensError):
-        return Text(f"Error: {_TOO_MANY_WORDS}{_NO_KEY_ARGUMENT}")
-    if isinstance(error, UnknownOptionError):
-        option = (error.token.keyword or error.token.value).partition("=")[0]
-        if _MEANS_A_KEY.search(option):
-            return Text(f"Error: {_NO_KEY_ARGUMENT}")
-        return Text(f"Error: there is no option {option}; imagetask blocks create --help lists those that there are")
-    return Text(f"Error: {error}")
 
 
 blocks = App(
     name="blocks",
     help="Blocks: credentials, limits and prices of an account, kept by the Prefect server under a name.",
-    error_formatter=_told,
 )
 
 
@@ -90,7 +68,7 @@ def _create(backend: str, name: str, fields: Mapping[str, Any], overwrite: bool)
     """Checks all that can be checked first, then that the name is free, and only then asks for the key."""
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("DO_NOT_TRACK", "1")
-    from imagetask.blocks import block_class, block_exists, check_block_name, save_block
+    from imagetask.blocks import block_class, block_exists, block_is_there, check_block_name, save_block
 
     from ..embedded_server import start_server
 
@@ -100,16 +78,14 @@ def _create(backend: str, name: str, fields: Mapping[str, Any], overwrite: bool)
     in_environment = _key_in_environment(variable)
     if not (in_environment or block.base_url or sys.stdin.isatty()):
         raise UsageError(f"no key: set {variable} for this command, or run it on a terminal, where it asks for the key")
-    start_server(_say)()
-    if not overwrite and block_exists(backend, name):
-        raise UsageError(
-            f"there is a block {block.get_block_type_slug()}/{name} already: choose another name, or replace it with "
-            "--overwrite"
-        )
-    if in_environment:
-        _say(f"The key is the one in {variable}.")
-    key = in_environment or _asked_for(variable, block.base_url)
-    save_block(_checked(backend, {**fields, "api_key": key or None}), name)
+    with if_interrupted("Interrupted. Nothing is saved."):
+        start_server(say)()
+        if not overwrite and block_exists(backend, name):
+            raise block_is_there(backend, name)
+        if in_environment:
+            say(f"The key is the one in {variable}.")
+        key = in_environment or _asked_for(variable, block.base_url)
+    save_block(_checked(backend, {**fields, "api_key": key or None}), name, overwrite=overwrite)
     _say_how_to_use(backend, name, block)
 
 
@@ -151,7 +127,7 @@ def _asked_for(variable: str, base_url: str | None) -> str:
     if not key and not base_url:
         raise UsageError(f"no key was typed: nothing is saved; type it, or set {variable}")
     if not key:
-        _say(f"Without a key, for a server of your own; {variable} is not set.")
+        say(f"Without a key, for a server of your own; {variable} is not set.")
     return key
 
 
@@ -171,10 +147,6 @@ def _fit(key: str | None, source: str) -> str:
 
 def _say_how_to_use(backend: str, name: str, block: BackendBlock) -> None:
     model = backend if block.model or block.base_url else f"{backend}:MODEL_ID"
-    _say(f"Saved the block {block.get_block_type_slug()}/{name}. Use it by its name:")
-    _say(f"  imagetask generate SOURCE --out DIR --model {model} --credentials {name}")
-    _say(f"or in a run of the deployment, with the parameters model={model} and credentials={name}.")
-
-
-def _say(text: str) -> None:
-    _console.print(text, highlight=False, markup=False, soft_wrap=True)
+    say(f"Saved the block {block.get_block_type_slug()}/{name}. Use it by its name:")
+    say(f"  imagetask generate SOURCE --out DIR --model {model} --credentials {name}")
+    say(f"or in a run of the deployment, with the parameters model={model} and credentials={name}.")

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import glob
 import os
-from dataclasses import asdict, dataclass, fields
+import signal
+import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Group, Parameter
-from rich.console import Console
 
 from imagetask.errors import UsageError
 from imagetask.settings import RunSettings
 
 from .options import Options, Out, Sources
+from .terminal import if_interrupted, say
 
 if TYPE_CHECKING:
-    from prefect.client.schemas.objects import FlowRun
-
     from ..deploying.deployments import Scheduled
 
 _DONE, _STOPPED, _SOME_FAILED = 0, 1, 3
@@ -47,8 +47,6 @@ class Schedule:
 _NEVER = Schedule()
 Scheduling = Annotated[Schedule, Parameter(name="*")]
 
-console = Console(stderr=True)
-
 
 def deploy(*source: Sources, schedule: Scheduling = _NEVER, options: AllOptions = _DEFAULTS) -> int:
     """Make or update the deployments on the Prefect server, with all that they need: again and again, if you like.
@@ -61,10 +59,10 @@ def deploy(*source: Sources, schedule: Scheduling = _NEVER, options: AllOptions 
     from ..deploying.deployments import deploy as deploy_all
 
     for line in deploy_all(scheduled):
-        _say(line)
-    _say("next:  prefect worker start --pool imagetask")
+        say(line)
+    say("next:  prefect worker start --pool imagetask")
     if scheduled is None:
-        _say("then:  imagetask trigger SOURCE --out DIR")
+        say("then:  imagetask trigger SOURCE --out DIR")
     return _DONE
 
 
@@ -73,13 +71,18 @@ def serve(*source: Sources, schedule: Scheduling = _NEVER, options: AllOptions =
 
     The options are those of `imagetask deploy`. Schedules are paused when this ends.
     """
+    os.environ[_HEARTBEAT] = "30"  # before Prefect is imported; the automation waits for three of them
     scheduled = _scheduled(source, schedule, options)
-    os.environ.setdefault(_HEARTBEAT, "30")
     from prefect import serve as serve_all
 
-    from ..deploying.deployments import served
+    from ..deploying.deployments import pause, served
 
-    serve_all(*served(scheduled))
+    deployments = served(scheduled)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_STOPPED))  # until Prefect's runner takes it over
+    try:
+        serve_all(*deployments, pause_on_shutdown=False)
+    finally:  # Prefect's own pausing is cut off where SIGTERM ends this
+        pause(deployments)
     return _DONE
 
 
@@ -95,18 +98,21 @@ def trigger(
 
     Exit codes with --watch: 0 all rows done, 3 finished with failed rows, 1 anything else.
     """
-    settings = RunSettings.checked(**_given(options, source, out))
+    settings = RunSettings.checked(**options.parameters(source, out))
     _quiet()
+    from ..deploying.triggering import follow, page_of
     from ..deploying.triggering import trigger as trigger_run
 
-    run = trigger_run(settings, deployment=deployment, idempotency_key=idempotency_key, wait=None if watch else 0)
-    _say(f"{run.name}: {_state(run)}")
-    _say(f"run {run.id}")
+    run = trigger_run(settings, deployment=deployment, idempotency_key=idempotency_key)
+    say(f"{run.name}: run {run.id}")
+    say(page_of(run))
     if not watch:
         return _DONE
-    if run.state is None or not run.state.is_completed():
+    with if_interrupted(f"Interrupted. The run goes on; this stops it: prefect flow-run cancel {run.id}"):
+        ended = follow(run, say)
+    if not ended.is_completed():
         return _STOPPED
-    return _DONE if run.state.name == "Completed" else _SOME_FAILED
+    return _DONE if ended.name == "Completed" else _SOME_FAILED
 
 
 def register(app: App) -> None:
@@ -125,7 +131,7 @@ def _scheduled(source: tuple[str, ...], schedule: Schedule, options: Options) ->
         raise UsageError("--out is missing: name the folder of the dataset that the schedule extends")
     if schedule.cron is None and schedule.interval is None:
         raise UsageError("no schedule was given: add --cron '0 6 * * *' or --interval 3600")
-    settings = RunSettings.checked(**_given(options, source, schedule.out))
+    settings = RunSettings.checked(**options.parameters(source, schedule.out))
     from ..deploying.deployments import Scheduled, schedules
 
     planned = schedules(schedule.cron, schedule.interval, schedule.timezone)
@@ -142,26 +148,9 @@ def _check_source(settings: RunSettings) -> None:
     if not missing:
         open_source(settings)
     for item in missing:
-        _say(f"note:  {item} is not there yet, on this machine: a run that finds no file fails")
-
-
-def _given(options: Options, source: tuple[str, ...], out: Path) -> dict[str, Any]:
-    """The parameters that were given: the rest is left to the deployment."""
-    plain = {field.name: getattr(_DEFAULTS, field.name) for field in fields(_DEFAULTS)}
-    given = {name for name, value in asdict(options).items() if value != plain[name]} | {"source", "out"}
-    return {name: value for name, value in options.parameters(source, out).items() if name in given}
-
-
-def _state(run: FlowRun) -> str:
-    if run.state is None:
-        return "asked for"
-    return run.state.name + (f": {run.state.message}" if run.state.message else "") if run.state.name else ""
+        say(f"note:  {item} is not there yet, on this machine: a run that finds no file fails")
 
 
 def _quiet() -> None:
     """Prefect's own log lines are for its server."""
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-
-
-def _say(text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -11,7 +11,6 @@ from typing import Annotated, Any
 from cyclopts import Group, Parameter
 
 from imagetask.errors import UsageError
-from imagetask.models.managed import MAX_CONCURRENCY
 from imagetask.settings import RunSettings
 
 _MODEL = Group("Model", sort_key=1)
@@ -20,7 +19,9 @@ _RUN = Group("Run", sort_key=3)
 
 
 def _option(name: str, group: Group, prefix: str = "") -> Parameter:
-    return Parameter(help=prefix + (RunSettings.model_fields[name].description or ""), group=group, negative=())
+    field = RunSettings.model_fields[name]
+    default = f" Default: {field.default}." if type(field.default) is int else ""
+    return Parameter(help=f"{prefix}{field.description}{default}", group=group, negative=())
 
 
 Sources = Annotated[str, Parameter(help="CSV, TSV, JSON lines or Parquet: files or globs.")]
@@ -29,7 +30,7 @@ Out = Annotated[Path, Parameter(help=RunSettings.model_fields["out"].description
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What `generate` and `preview` take beside the source and the folder."""
+    """What `generate` and `preview` take beside the source and the folder; None is what was not given."""
 
     model: Annotated[list[str] | None, _option("model", _MODEL, "Repeatable. ")] = None
     base_url: Annotated[str | None, _option("base_url", _MODEL)] = None
@@ -37,7 +38,7 @@ class Options:
     task: Annotated[str | None, _option("task", _MODEL)] = None
     prompt_column: Annotated[str | None, _option("prompt_column", _MODEL)] = None
     num_generations: Annotated[int | None, _option("num_generations", _PICTURE)] = None
-    seed: Annotated[int, _option("seed", _PICTURE)] = 0
+    seed: Annotated[int | None, _option("seed", _PICTURE)] = None
     width: Annotated[int | None, _option("width", _PICTURE)] = None
     height: Annotated[int | None, _option("height", _PICTURE)] = None
     negative_prompt: Annotated[str | None, _option("negative_prompt", _PICTURE)] = None
@@ -47,12 +48,12 @@ class Options:
     rename: Annotated[list[str] | None, _option("rename", _RUN, "OLD=NEW; repeatable. ")] = None
     limit: Annotated[int | None, _option("limit", _RUN)] = None
     chunk_rows: Annotated[int | None, _option("chunk_rows", _RUN)] = None
-    max_concurrency: Annotated[int, _option("max_concurrency", _RUN)] = MAX_CONCURRENCY
+    max_concurrency: Annotated[int | None, _option("max_concurrency", _RUN)] = None
     requests_per_minute: Annotated[float | None, _option("requests_per_minute", _RUN)] = None
     timeout: Annotated[float | None, _option("timeout", _RUN)] = None
     max_failed: Annotated[int | None, _option("max_failed", _RUN)] = None
     store: Annotated[str | None, _option("store", _RUN)] = None
-    rebuild: Annotated[bool, _option("rebuild", _RUN)] = False
+    rebuild: Annotated[bool | None, _option("rebuild", _RUN)] = None
 
     def parameters(self, source: tuple[str, ...], out: Path) -> dict[str, Any]:
         """The flow's parameters: what was given, by name. Raises `UsageError`."""
@@ -60,14 +61,16 @@ class Options:
             raise UsageError("no SOURCE was given: name a CSV, TSV, JSON lines or Parquet file, or a glob")
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         given = {name: value for name, value in values.items() if value is not None}
-        given["param"] = {key: _json_or_text(value) for key, value in _pairs("param", "KEY=VALUE", self.param)}
-        given["rename"] = dict(_pairs("rename", "OLD=NEW", self.rename))
+        if self.param is not None:
+            given["param"] = {key: _json_or_text(value) for key, value in _pairs("param", "KEY=VALUE", self.param)}
+        if self.rename is not None:
+            given["rename"] = dict(_pairs("rename", "OLD=NEW", self.rename))
         return {"source": source[0] if len(source) == 1 else list(source), "out": str(out), **given}
 
 
-def _pairs(option: str, form: str, texts: list[str] | None) -> Iterator[tuple[str, str]]:
+def _pairs(option: str, form: str, texts: list[str]) -> Iterator[tuple[str, str]]:
     """Each `KEY=VALUE` as its two halves. form: what messages call it."""
-    for text in texts or ():
+    for text in texts:
         key, equals, value = text.partition("=")
         if not (key and equals):
             raise UsageError(f"--{option} {text}: expected {form}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib import resources
@@ -43,6 +44,15 @@ class Scheduled:
     schedules: tuple[CronSchedule | IntervalSchedule, ...]
     name: str = SCHEDULED
 
+    def __post_init__(self) -> None:
+        """Raises `UsageError` for a name that no scheduled deployment can have."""
+        if not self.name.strip():
+            raise UsageError("--name: it is empty; give the scheduled deployment a name")
+        if self.name == ON_DEMAND:
+            raise UsageError(f"--name {ON_DEMAND}: this is the deployment without a schedule; choose another name")
+        if set(self.name) & set("/%&<>"):
+            raise UsageError(f"--name {self.name}: a deployment's name holds none of / % & < >")
+
 
 def schedules(
     cron: str | None, interval: float | None, timezone: str | None
@@ -78,7 +88,7 @@ def deploy(scheduled: Scheduled | None = None) -> list[str]:
     however often this is called. Raises `UsageError`, `ImageTaskError`.
     """
     with prefect_server() as client:
-        _check(client, scheduled)
+        _check(scheduled)
         told = _register_blocks()
         entries = _entries(scheduled)
         told += [_make_work_pool(client, name) for name in dict.fromkeys(e["work_pool"]["name"] for e in entries)]
@@ -94,7 +104,7 @@ def deploy(scheduled: Scheduled | None = None) -> list[str]:
 def served(scheduled: Scheduled | None = None) -> list[RunnerDeployment]:
     """The same deployments, to be served by this process; blocks and automations are made. Raises `UsageError`."""
     with prefect_server() as client:
-        _check(client, scheduled)
+        _check(scheduled)
         _register_blocks()
         for each in described("automations.yaml")["automations"]:
             _make_automation(client, each)
@@ -102,6 +112,15 @@ def served(scheduled: Scheduled | None = None) -> list[RunnerDeployment]:
         for deployment in deployments:
             _check_not_on_a_pool(client, deployment)
         return deployments
+
+
+def pause(deployments: list[RunnerDeployment]) -> None:
+    """Pauses the schedules of these deployments on the server."""
+    with prefect_server() as client:
+        for deployment in deployments:
+            if deployment.schedules:
+                with suppress(ObjectNotFound):
+                    client.pause_deployment(client.read_deployment_by_name(deployment.full_name).id)
 
 
 def described(file: str) -> dict[str, Any]:
@@ -137,15 +156,10 @@ def _entries(scheduled: Scheduled | None) -> list[dict[str, Any]]:
     return [entry for entry in entries if scheduled is not None or entry["name"] != SCHEDULED]
 
 
-def _check(client: SyncPrefectClient, scheduled: Scheduled | None) -> None:
-    if scheduled is None:
-        return
-    if scheduled.name == ON_DEMAND:
-        raise UsageError(f"--name {ON_DEMAND}: this is the deployment without a schedule; choose another name")
-    if set(scheduled.name) & set("/%&<>"):
-        raise UsageError(f"--name {scheduled.name}: a deployment's name holds none of / % & < >")
-    scheduled.settings.layout.check()
-    check_credentials(client, scheduled.settings)
+def _check(scheduled: Scheduled | None) -> None:
+    if scheduled is not None:
+        scheduled.settings.layout.check()
+        check_credentials(scheduled.settings)
 
 
 def _register_blocks() -> list[str]:

@@ -14,22 +14,23 @@ from prefect import Flow
 from prefect.utilities.callables import ParameterSchema
 
 from imagetask.models import BACKENDS
-from imagetask.settings import RunSettings
+from imagetask.settings import BLOCK_NAME, SECRET_NAME, RunSettings
 
-_ABSOLUTE = r"^(/|~|[A-Za-z]:[\\/])"
-_MODEL = rf"^({'|'.join(BACKENDS)})(:.+)?$"
+_ABSOLUTE = r"^(?!.*://)(/|~(/|$)|[A-Za-z]:[\\/])"
+_HOST = r"(\[[0-9A-Fa-f:.]+\](:[0-9]*)?|[^/@?\[\]]+)"
 _PATTERNS = {
     "source": _ABSOLUTE,
     "out": _ABSOLUTE,
-    "model": _MODEL,
-    "base_url": r"^https?://[^/@?]+(/[^?]*)?$",
+    "model": rf"^({'|'.join(BACKENDS)})(:.+)?$",
+    "base_url": rf"^https?://{_HOST}(/[^?]*)?$",
+    "credentials": BLOCK_NAME,
     "task": r"^[^:]+:[^:]+$",
     "store": rf"{_ABSOLUTE}|^[a-z0-9]+://[^/@?]*(/[^?]*)?$",
 }
 """Parameter → what its text must match. Relative paths would count from the folder of whatever worker takes the run."""
 
-_NO_SECRET = {"not": {"pattern": r"(^|[-_])([Aa][Pp][Ii][-_]?[Kk][Ee][Yy]|token|secret|password|[Aa]uthorization)$"}}
-"""What the names in `param` must not be: `RunSettings` refuses them too, but a run's parameters are kept by then."""
+_DEEP = 3
+"""So many levels below those of `param` itself are checked before there is a run; `RunSettings` checks all."""
 
 _LEADS = {
     "source": "Absolute paths on the worker's machine. ",
@@ -69,11 +70,12 @@ def _property(name: str, schema: dict[str, Any], parameter: inspect.Parameter, p
         schema = {**schema, **choices[0]}
     schema.pop("format", None)
     if name in ("source", "model"):
-        schema = {"description": schema["description"], "anyOf": _one_or_several(_PATTERNS[name])}
+        several = {"uniqueItems": True} if name == "model" else {}
+        schema = {"description": schema["description"], "anyOf": _one_or_several(_PATTERNS[name], several)}
     elif name in _PATTERNS:
         schema["pattern"] = _PATTERNS[name]
     elif name == "param":
-        schema["propertyNames"] = _NO_SECRET
+        schema |= _no_secret_names(_DEEP)
     schema["description"] = _LEADS.get(name, "") + schema["description"]
     schema.pop("default", None)
     if parameter.default not in (parameter.empty, None):
@@ -81,9 +83,15 @@ def _property(name: str, schema: dict[str, Any], parameter: inspect.Parameter, p
     return {**schema, "title": name, "position": position}
 
 
-def _one_or_several(pattern: str) -> list[dict[str, Any]]:
+def _one_or_several(pattern: str, several: dict[str, Any]) -> list[dict[str, Any]]:
     text = {"type": "string", "pattern": pattern}
-    return [text, {"type": "array", "items": text, "minItems": 1}]
+    return [text, {"type": "array", "items": text, "minItems": 1, **several}]
+
+
+def _no_secret_names(deep: int) -> dict[str, Any]:
+    """What a value must be that names no secret, nor do the values so many levels below it."""
+    below = {"additionalProperties": _no_secret_names(deep - 1), "items": _no_secret_names(deep - 1)} if deep else {}
+    return {"propertyNames": {"not": {"pattern": SECRET_NAME}}, **below}
 
 
 def sent_parameters(settings: RunSettings) -> dict[str, Any]:

@@ -50,28 +50,15 @@ def server_errors(url: str) -> Iterator[None]:
         ) from error
 
 
-def check_credentials(client: SyncPrefectClient, settings: RunSettings) -> None:
+def check_credentials(settings: RunSettings) -> None:
     """Raises `UsageError` where the server has no block of the name for one of the models; no secret is read."""
     if settings.credentials is None:
         return
-    from imagetask.blocks import BLOCKS
+    from imagetask.blocks import BLOCKS, check_block
 
     for backend in dict.fromkeys(split_model(model)[0] for model in settings.model):
-        block = BLOCKS.get(backend)
-        if block is None and len(settings.model) == 1:
-            raise UsageError(
-                f"--credentials {settings.credentials}: the backend {backend!r} takes no credentials; leave them out"
-            )
-        if block is None:
-            continue
-        slug = block.get_block_type_slug()
-        try:
-            client.read_block_document_by_name(settings.credentials, slug, include_secrets=False)
-        except ObjectNotFound as error:
-            raise UsageError(
-                f"--credentials {settings.credentials}: there is no block {slug}/{settings.credentials} on this "
-                f"Prefect server; make one with: imagetask blocks create {backend} {settings.credentials}"
-            ) from error
+        if backend in BLOCKS or len(settings.model) == 1:
+            check_block(backend, settings.credentials)
 
 
 def _said(response: httpx.Response) -> str:

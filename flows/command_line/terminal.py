@@ -1,0 +1,72 @@
+"""What the commands say on the terminal: their lines, what is wrong with their words, and what an interrupt leaves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import get_args
+
+from cyclopts import CoercionError, CycloptsError, UnknownCommandError, UnknownOptionError, UnusedCliTokensError
+from rich.console import Console
+
+NO_KEY_ARGUMENT = (
+    "a key is never given as an argument, where the shell's history and other users would see it: set OPENAI_API_KEY "
+    "or HF_TOKEN, or leave it out and type it when asked"
+)
+_MEANS_A_KEY = re.compile(r"key|token|secret|password|credential|auth|bearer", re.IGNORECASE)
+_NO_KEY = re.compile(r"[A-Za-z]{1,12}|[-+.,0-9]+")
+"""A word that may be repeated: of letters alone, or a number."""
+_EXPECTED = {bool: "no value", int: "a whole number", float: "a number"}
+
+console = Console(stderr=True)
+
+
+def say(text: str) -> None:
+    """One line, as it is."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def wrong_words(error: CycloptsError) -> str:
+    """What is wrong with a command's words; not the words themselves where they may be a key."""
+    command = " ".join(("imagetask", *(error.command_chain or ())))
+    if isinstance(error, UnknownOptionError):
+        return _no_option(error.token.keyword or error.token.value, command)
+    if isinstance(error, UnknownCommandError):
+        word = (error.unused_tokens or [""])[0]
+        if word.startswith("-"):
+            return _no_option(word, command)
+        shown = f" {word}" if _NO_KEY.fullmatch(word) else ""
+        return f"there is no such command{shown}; {command} --help lists those that there are"
+    if isinstance(error, UnusedCliTokensError):
+        return f"there are more words than {command} takes: put those that belong together in quotes; {NO_KEY_ARGUMENT}"
+    if isinstance(error, CoercionError) and error.token is not None:
+        shown = f", not {error.token.value}" if _NO_KEY.fullmatch(error.token.value) else ""
+        return f"{_named(error)}: {_expected(error.target_type)}{shown}"
+    return str(error)
+
+
+def _no_option(word: str, command: str) -> str:
+    option = word.partition("=")[0] if word.startswith("--") else word[:2]
+    if _MEANS_A_KEY.search(option):
+        return NO_KEY_ARGUMENT
+    return f"there is no option {option}; {command} --help lists those that there are"
+
+
+def _named(error: CoercionError) -> str:
+    assert error.token is not None
+    return error.token.keyword or (error.argument.name if error.argument else "a word")
+
+
+def _expected(kind: object) -> str:
+    one = next((each for each in (kind, *get_args(kind)) if each in _EXPECTED), None)
+    return f"expected {_EXPECTED[one]}" if isinstance(one, type) else "it is not of the kind that is expected"
+
+
+@contextmanager
+def if_interrupted(text: str) -> Iterator[None]:
+    """Ctrl-C within says what is true then."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(text) from error
