@@ -96,7 +96,11 @@ def status(folder: Annotated[Path, Parameter(help="Folder of the dataset.")], /)
     state = "running" if running else "was killed" if run.state == "running" else run.state
 
     say(f"{folder}: {state}" + (f": {run.message}" if run.message else ""))
-    say(f"images: {counts.done:,} of {total:,}, counted chunk by chunk")
+    whole = counts.generations >= total
+    say(
+        f"images: {counts.done:,} of {total:,}"
+        + ("" if whole else " in whole chunks; those of others are kept as well")
+    )
     for kind, count in sorted(counts.failed.items()):
         say(f"failed: {count:,} {kind}")
     if not running and run.state != "finished":

@@ -180,7 +180,7 @@ def test_interrupted_run_ends_soon_and_keeps_what_was_in_flight(work: Path, serv
         assert len(calls) < ROWS
         assert {call.sha256 for call in calls} == kept_in(work / "out")
         told = imagetask("status", "out", cwd=work)
-        assert "stopped: interrupted" in told.text
+        assert "stopped: it was interrupted" in told.text
 
         ended = imagetask(*words(server), cwd=work, env=server_url)
         assert ended.code == DONE, ended.text

@@ -77,6 +77,17 @@ def test_python_curl_and_events_start_runs_and_no_image_is_asked_for_twice(
     assert told[0]["payload"]["done"] == len(PROMPTS)
 
 
+def test_deploying_again_leaves_what_the_automations_wait_for(machine: Machine) -> None:
+    def changed() -> dict[str, str]:
+        automations = machine.ask("automations/filter", {})
+        return {one["name"]: one["updated"] for one in automations if "runs" in one["name"]}
+
+    before = changed()
+    assert len(before) == 2
+    machine.do("imagetask deploy")
+    assert changed() == before
+
+
 def test_the_same_idempotency_key_twice_gives_one_run(machine: Machine, from_here: None) -> None:
     before = len(machine.runs())
     settings = RunSettings(**wanted(machine, out=machine.root / "once", limit=1))

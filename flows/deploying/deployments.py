@@ -186,13 +186,16 @@ def _apply(deployment: RunnerDeployment, work_pool: str) -> None:
 
 
 def _make_automation(client: SyncPrefectClient, description: dict[str, Any]) -> str:
-    """Makes an automation, or updates the one of its name; further ones of the name are deleted."""
+    """Makes an automation, or updates the one of its name where it differs; further ones of the name are deleted.
+
+    An update makes Prefect forget which runs the automation is waiting for: dead ones would look alive for ever.
+    """
     automation = AutomationCore.model_validate(description)
     there = client.read_automations_by_name(automation.name)
-    if there:
-        client.update_automation(there[0].id, automation)
-    else:
+    if not there:
         client.create_automation(automation)
+    elif there[0].model_dump(include=set(AutomationCore.model_fields)) != automation.model_dump():
+        client.update_automation(there[0].id, automation)
     for more in there[1:]:
         client.delete_automation(more.id)
     return f"automation {automation.name!r}"
