@@ -42,7 +42,11 @@ def chunk_runs(
         yield _as_they_end(chunk_task, settings, plan, under_way)
     except BaseException as error:
         stop_models(run_id, "interrupted", "the run ended before this was asked for")
-        _wait_for(under_way, _GRACE if isinstance(error, TerminationSignal) else None)
+        try:
+            _wait_for(under_way, _GRACE if isinstance(error, TerminationSignal) else None)
+        except TerminationSignal:  # told to end while it was ending
+            _wait_for(under_way, _GRACE)
+            raise
         raise
 
 

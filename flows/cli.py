@@ -1,8 +1,7 @@
-"""The command line: `imagetask generate`, `preview` and `status`."""
+"""The command line: `imagetask generate`, `preview` and `status`; further commands are in command_line/."""
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -18,7 +17,7 @@ from imagetask.settings import RunSettings
 from .command_line.blocks import blocks
 from .command_line.deploy import register as register_deployments
 from .command_line.options import Options, Out, Sources
-from .command_line.terminal import console, if_interrupted, say, wrong_words
+from .command_line.terminal import console, if_interrupted, quiet, say, wrong_words
 from .resume_command import command_of
 
 DONE, STOPPED, WRONG_USAGE, SOME_FAILED = 0, 1, 2, 3
@@ -110,8 +109,7 @@ def status(folder: Annotated[Path, Parameter(help="Folder of the dataset.")], /)
 
 def _run_flow(parameters: dict[str, Any]) -> dict[str, Any]:
     """Runs the flow with a progress bar; Prefect's logs go to its server, not to the terminal."""
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    os.environ.setdefault("DO_NOT_TRACK", "1")
+    quiet()
     from .embedded_server import start_server
 
     wait_for_server = start_server(lambda text: console.print(text, highlight=False))

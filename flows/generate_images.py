@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -179,7 +179,7 @@ def _recorded(settings: RunSettings, run_id: str) -> Counts:
         _clean_up_after(Run.last(settings.out), settings, run_id)
         run = Run.start(settings, run_id)
         try:
-            counts = _watched(settings, run_id)
+            counts = _watched(settings, run)
         except BaseException as error:
             run.end("stopped", ended_early(error).message)
             raise
@@ -195,8 +195,9 @@ def _clean_up_after(last: Run | None, settings: RunSettings, run_id: str) -> Non
             tell_dead(str(last.id))
 
 
-def _watched(settings: RunSettings, run_id: str) -> Counts:
+def _watched(settings: RunSettings, run: Run) -> Counts:
     """The run, with what one sees of it in the UI: artifacts that grow with it, and a report at its end."""
+    run_id = str(run.id)
     plan = make_plan(settings, [make_model(settings, model) for model in settings.model])
     get_run_logger().info("%s: rows %d, chunks %d", settings.source, plan.rows, len(plan.chunks))
     progress = monitoring.begin(run_id, plan.rows * len(settings.model) * plan.num_generations)
@@ -205,6 +206,7 @@ def _watched(settings: RunSettings, run_id: str) -> Counts:
         with live_artifacts(settings, progress, cancel), closing_models(run_id), cancelling(run_id):
             counts = _generated(settings, plan, progress)
     except BaseException as error:
+        run.end("stopped", ended_early(error).message)  # first: a process that was told to end may soon be killed
         publish_report(settings, progress, None, ended_early(error))
         raise
     publish_report(settings, progress, counts, finished(counts))
@@ -229,7 +231,7 @@ def _generated(settings: RunSettings, plan: Plan, progress: Progress) -> Counts:
     counts = Counts.of(m for chunk in plan.chunks if (m := read_manifest(layout, chunk)) is not None)
     transform_columns_to_image(str(settings.out), [asdict(chunk) for chunk in plan.chunks])
     sweep_parts(layout, plan.chunks)
-    return replace(counts, reused=max(0, counts.done - progress.new_images))
+    return progress.counted(counts)
 
 
 def _too_many_failed(settings: RunSettings, failed_rows: int) -> RunStopped:

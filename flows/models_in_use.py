@@ -26,8 +26,10 @@ _models: dict[tuple[str, str], ManagedModel] = {}
 _paces: dict[tuple[str, str], Pace] = {}
 """Of a run and a backend: its models are asked with one account, and share what that bears."""
 _stopped: dict[str, tuple[StopReason, str]] = {}
+"""For good: a chunk of a stopped run that is still under way opens no model anew."""
 _closed: dict[str, list[Tally]] = {}
-"""What became of the generations of the run that was closed last."""
+"""What became of the generations of the runs that were closed last."""
+_REMEMBERED = 8
 
 
 def open_model(settings: RunSettings, model: str, run: str) -> ManagedModel:
@@ -135,12 +137,12 @@ def closing_models(run: str) -> Iterator[None]:
         yield
     finally:
         with _lock:
+            _closed[run] = tallies(run)
             closing = [_models.pop(key) for key in list(_models) if key[0] == run]
             for key in [key for key in _paces if key[0] == run]:
                 del _paces[key]
-            _stopped.pop(run, None)
-            _closed.clear()
-            _closed[run] = [managed.tally for managed in closing]
+            for old in list(_closed)[:-_REMEMBERED]:
+                del _closed[old]
         with ExitStack() as each:
             for managed in closing:
                 each.callback(managed.unload)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Any
 
 from imagetask.models.base import Generation
 from imagetask.models.tally import NEWEST
+from imagetask.runs import Counts
 
 from .models_in_use import tallies
 
@@ -104,6 +105,10 @@ class Progress:
     @property
     def calls_with_image(self) -> int:
         return sum(tally.came for tally in tallies(self.run))
+
+    def counted(self, counts: Counts) -> Counts:
+        """Counts of the parts, with `reused` as in this run: a part remembers what was reused when it was written."""
+        return replace(counts, reused=max(0, counts.done - self.new_images))
 
     @property
     def cost(self) -> float:

@@ -11,6 +11,7 @@ from prefect.exceptions import TerminationSignal
 from prefect.states import Cancelled, Completed, Failed
 
 from imagetask.errors import ImageTaskError, RunStopped
+from imagetask.models.redact import one_line
 from imagetask.runs import Counts
 from imagetask.settings import RunSettings
 
@@ -55,7 +56,8 @@ def ended_early(error: BaseException) -> Ending:
     if isinstance(error, KeyboardInterrupt):
         return Ending("Interrupted", "it was interrupted")
     if not isinstance(error, RunStopped):
-        message = str(error) if isinstance(error, ImageTaskError) else f"{type(error).__name__}: {error}"
+        ours = isinstance(error, ImageTaskError)
+        message = str(error) if ours else one_line(f"{type(error).__name__}: {error}")
         return Ending("Failed", message, to_mend=True)
     if error.kind == "interrupted":
         return Ending("Cancelled", error.message)

@@ -16,9 +16,9 @@ from imagetask.errors import ImageTaskError, UsageError
 from imagetask.models import BACKENDS, load_model, split_model
 from imagetask.models.base import ImageGenerationModel
 from imagetask.models.connections import checked_url
+from imagetask.settings import BLOCK_NAME
 
 _PRICED = re.compile(r"\S+(?: [1-9]\d*x[1-9]\d*)?")
-_NAME = re.compile(r"[a-z0-9-]+")
 
 
 def _plain(schema: dict[str, Any]) -> None:
@@ -226,7 +226,7 @@ def block_class(backend: str) -> type[BackendBlock]:
 
 def check_block_name(name: str) -> None:
     """Raises `UsageError` for a name that Prefect does not take; it is not shown, since it may be a key."""
-    if not _NAME.fullmatch(name):
+    if not re.fullmatch(BLOCK_NAME, name):
         raise UsageError("the name of a block may have lowercase letters, digits and dashes only, as in my-account")
 
 

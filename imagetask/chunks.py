@@ -17,6 +17,7 @@ from imagetask.images import as_image
 from imagetask.layout import Layout, read_json, write_whole
 from imagetask.models.base import Generation
 from imagetask.models.managed import ManagedModel
+from imagetask.models.redact import one_line
 from imagetask.models.treatments import TREATMENTS
 from imagetask.plan import Chunk, chunk_digest, make_task
 from imagetask.settings import RunSettings
@@ -77,7 +78,7 @@ def run_chunk(settings: RunSettings, chunk: Chunk, model: ManagedModel) -> dict[
     _check_plan(settings, chunk, task, rows_digest(source, marks["ordinal"]))
     try:
         return _answered_part(settings, chunk, task, view, source, marks)
-    except RunStopped:
+    except (RunStopped, TaskError, DatasetError):  # nothing of it is asked for again in this run
         raise
     except BaseException:
         view.take_back()
@@ -131,7 +132,8 @@ def _own_code(task: ImageTask, method: str) -> Iterator[None]:
     except ImageTaskError:
         raise
     except Exception as error:
-        raise TaskError(f"{method} of the task {_name(task)} raised {type(error).__name__}: {error}") from error
+        told = one_line(f"{type(error).__name__}: {error}")
+        raise TaskError(f"{method} of the task {_name(task)} raised {told}") from error
 
 
 def _check_answer(task: ImageTask, rows: list[Row], answered: list[Row], each: int, view: ManagedModel) -> None:

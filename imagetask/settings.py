@@ -46,9 +46,10 @@ def _expanded(path: Path) -> Path:
 
 
 class RunSettings(BaseModel):
-    """What a run is asked. An error never repeats what was given, which may be a secret under a wrong name.
+    """What a run is asked. The fields are the flow's parameters and the command line's options.
 
-    The fields are the flow's parameters and the command line's options."""
+    An error repeats no value of an unknown field, nor one of `param`, `credentials` or a URL: it may be a secret.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -103,7 +104,7 @@ class RunSettings(BaseModel):
             return None
         parts = urlsplit(value)
         if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise ValueError(f"{value.split('?')[0].rpartition('@')[2]!r} is no URL: expected http://… or https://…")
+            raise ValueError("it is no URL: expected http://… or https://…")
         if parts.username or parts.password or parts.query:
             raise ValueError("holds credentials or a query: keep them in a block, and give its name as credentials")
         return value

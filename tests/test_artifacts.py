@@ -214,7 +214,7 @@ def test_a_server_that_dies_does_the_run_no_harm(api: Api, tmp_path: Path, caplo
         assert time.monotonic() - left < 30, "an attempt under way, and one more"
         assert small.counts.done == len(PROMPTS)
     told = [record for record in caplog.records if "an artifact was not updated" in record.message]
-    assert [record.levelno for record in told].count(logging.WARNING) <= 3, "one for each artifact, and the state"
+    assert 1 <= [record.levelno for record in told].count(logging.WARNING) <= 3, "one for each artifact, and the state"
 
 
 def test_a_server_that_hangs_does_not_hold_up_the_end(api: Api, tmp_path: Path) -> None:

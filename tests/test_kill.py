@@ -20,7 +20,7 @@ import pytest
 from imagetask import ImageDataset
 from imagetask.models.event_loop import IMAGE_THREADS
 from tests.command_line import DONE, STOPPED, command, environment, imagetask
-from tests.model_server import Call, RemoteModelServer, start_model_server
+from tests.model_server import Call, Fault, RemoteModelServer, start_model_server
 
 ROWS = 300
 AT_ONCE = 24
@@ -162,6 +162,25 @@ def test_killed_runs_lose_no_row_and_pay_again_only_for_images_in_flight(
             assert all(call.time + (call.seconds or 0.0) > kill.at - A_MOMENT for call in kill.lost)
         assert sum(bool(kill.lost) for kill in kills) >= 3, "the kills came while calls were in flight"
         check_dataset(server, out)
+
+
+def test_a_run_that_is_told_to_end_while_it_is_stopping_keeps_the_slow_calls_in_flight(
+    work: Path, server_url: dict[str, str]
+) -> None:
+    """One row stops the run at once; SIGTERM comes while the others, which take long, are under way."""
+    with start_model_server(latency=10.0) as server:
+        server.fail("picture 1", Fault("unauthorized", latency=3.0))
+        with started(server, work, server_url) as process:
+            server.wait_for_calls(4, timeout=60)
+            time.sleep(4.5)
+            os.killpg(process.pid, signal.SIGTERM)
+            process.communicate(timeout=60)
+        calls = settled(server)
+        images = {call.sha256 for call in calls if call.sha256 is not None}
+        assert len(images) >= 3
+        assert images == kept_in(work / "out")
+        told = imagetask("status", "out", cwd=work)
+        assert "stopped: " in told.text
 
 
 def test_interrupted_run_ends_soon_and_keeps_what_was_in_flight(work: Path, server_url: dict[str, str]) -> None:

@@ -198,7 +198,7 @@ def test_cancelling_a_run_stops_its_calls_keeps_what_came_and_the_next_run_goes_
 def test_a_second_run_into_one_folder_is_refused_and_does_not_disturb_the_first(
     machine: Machine, models: ModelServer, source: Path
 ) -> None:
-    first = start(machine, source, max_concurrency=2)
+    first = start(machine, source, max_concurrency=3)
     until_asked(machine, models, source, 3)
     second = start(machine, source)
     assert machine.ended(second) == "Failed"
@@ -239,7 +239,8 @@ def test_states_say_whether_rows_failed_and_why_a_run_stopped(
     assert some.message == "19 of 20 images; failed: 1 refused"
 
     all_done = ended_here(source, model_server, limit=7)
-    assert (all_done.type.value, all_done.name, all_done.message) == ("COMPLETED", "Completed", "7 images")
+    assert (all_done.type.value, all_done.name) == ("COMPLETED", "Completed")
+    assert all_done.message == "7 images, 0 of them new"
 
     past = ended_here(source, model_server, limit=20, max_failed=0)
     assert (past.type.value, past.name) == ("FAILED", "Stopped: max_failed")

@@ -13,7 +13,7 @@ from cyclopts import App, Parameter
 from imagetask.errors import GenerationError, UsageError
 from imagetask.models.connections import checked_key
 
-from .terminal import if_interrupted, say
+from .terminal import if_interrupted, quiet, say
 
 if TYPE_CHECKING:
     from imagetask.blocks import BackendBlock
@@ -66,8 +66,7 @@ def create(
 
 def _create(backend: str, name: str, fields: Mapping[str, Any], overwrite: bool) -> None:
     """Checks all that can be checked first, then that the name is free, and only then asks for the key."""
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    os.environ.setdefault("DO_NOT_TRACK", "1")
+    quiet()
     from imagetask.blocks import block_class, block_exists, block_is_there, check_block_name, save_block
 
     from ..embedded_server import start_server

@@ -16,7 +16,7 @@ from imagetask.errors import UsageError
 from imagetask.settings import RunSettings
 
 from .options import Options, Out, Sources
-from .terminal import if_interrupted, say
+from .terminal import if_interrupted, quiet, say
 
 if TYPE_CHECKING:
     from ..deploying.deployments import Scheduled
@@ -55,7 +55,7 @@ def deploy(*source: Sources, schedule: Scheduling = _NEVER, options: AllOptions 
     SOURCE, --out and --cron or --interval also generate-images/scheduled, which extends the dataset by what is new.
     """
     scheduled = _scheduled(source, schedule, options)
-    _quiet()
+    quiet()
     from ..deploying.deployments import deploy as deploy_all
 
     for line in deploy_all(scheduled):
@@ -99,7 +99,7 @@ def trigger(
     Exit codes with --watch: 0 all rows done, 3 finished with failed rows, 1 anything else.
     """
     settings = RunSettings.checked(**options.parameters(source, out))
-    _quiet()
+    quiet()
     from ..deploying.triggering import follow, page_of
     from ..deploying.triggering import trigger as trigger_run
 
@@ -149,8 +149,3 @@ def _check_source(settings: RunSettings) -> None:
         open_source(settings)
     for item in missing:
         say(f"note:  {item} is not there yet, on this machine: a run that finds no file fails")
-
-
-def _quiet() -> None:
-    """Prefect's own log lines are for its server."""
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")

@@ -30,7 +30,7 @@ Out = Annotated[Path, Parameter(help=RunSettings.model_fields["out"].description
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What `generate` and `preview` take beside the source and the folder; None is what was not given."""
+    """What a run is asked beside the source and the folder; None is what was not given."""
 
     model: Annotated[list[str] | None, _option("model", _MODEL, "Repeatable. ")] = None
     base_url: Annotated[str | None, _option("base_url", _MODEL)] = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,12 @@ _NO_KEY = re.compile(r"[A-Za-z]{1,12}|[-+.,0-9]+")
 _EXPECTED = {bool: "no value", int: "a whole number", float: "a number"}
 
 console = Console(stderr=True)
+
+
+def quiet() -> None:
+    """Prefect's own log lines are for its server, and it sends nothing home. To be called before it is imported."""
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
 
 
 def say(text: str) -> None:

@@ -139,7 +139,7 @@ class _Live:
     def _ending(self) -> Ending:
         if self._error is not None:
             return ended_early(self._error)
-        return finished(counts_of_parts(self._settings))
+        return finished(self._progress.counted(counts_of_parts(self._settings)))
 
     def _put_images(self, client: SyncPrefectClient) -> bool:
         newest = self._progress.newest(SHOWN_NEWEST)

@@ -19,7 +19,7 @@ from .posting import REFUSALS, impatient_client, told
 
 logger = logging.getLogger(__name__)
 
-_ANSWER_SECONDS = 10.0
+_ANSWER_SECONDS, _SHORT_ANSWER_SECONDS = 10.0, 3.0
 _DEAD = "its process is gone: another run into the same folder has found that, and goes on from there"
 
 
@@ -44,7 +44,7 @@ def tell_dead(run_id: str) -> None:
     try:
         with impatient_client(_ANSWER_SECONDS) as client, suppress(ObjectNotFound):
             known = client.read_flow_run(UUID(run_id))
-            if known.state is not None and not known.state.is_final():
+            if known.state is not None and (known.state.is_running() or known.state.is_cancelling()):
                 client.set_flow_run_state(known.id, Crashed(message=_DEAD), force=True)
     except REFUSALS as error:
         logger.warning("the server was not told that the run %s is dead: %s", run_id, told(error))
@@ -52,18 +52,27 @@ def tell_dead(run_id: str) -> None:
 
 @contextmanager
 def cancelling(run_id: str) -> Iterator[None]:
-    """A signal to end that comes because the run is cancelled is told as that: raises `RunStopped` in its place."""
+    """A run that is cancelled ends so, whether a signal told it, or it came to its end before it saw that.
+
+    Raises `RunStopped` then: the server takes no other end.
+    """
     try:
         yield
     except TerminationSignal as error:
         if _is_cancelled(run_id):
-            raise RunStopped("interrupted", "it was cancelled on the Prefect server") from error
+            raise _cancelled() from error
         raise
+    if _is_cancelled(run_id):
+        raise _cancelled()
+
+
+def _cancelled() -> RunStopped:
+    return RunStopped("interrupted", "it was cancelled on the Prefect server")
 
 
 def _is_cancelled(run_id: str) -> bool:
     try:
-        with impatient_client(_ANSWER_SECONDS) as client:
+        with impatient_client(_SHORT_ANSWER_SECONDS) as client:
             state = client.read_flow_run(UUID(run_id)).state
     except REFUSALS as error:
         logger.warning("the server does not say whether the run was cancelled: %s", told(error))

@@ -215,7 +215,7 @@ class ManagedModel:
                 for number in range(num_generations)
             ]
             for generation in failed:
-                self._count(generation)
+                self._thread.loop.call_soon_threadsafe(self._count, generation)
             found.append(failed)
         return found
 

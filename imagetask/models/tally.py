@@ -59,6 +59,8 @@ class Tally:
         self.done -= other.done
         self.failed.subtract(other.failed)
         self.failed = +self.failed
+        for kind, known in other.examples.items():
+            self.examples[kind] = [one for one in self.examples.get(kind, []) if not any(one is own for own in known)]
 
     def add_call(self, latency: float, price: float | None) -> None:
         """Takes a call that brought an image: its seconds, and what it costs in USD, where that is known."""
