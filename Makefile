@@ -44,6 +44,7 @@ types: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/task_runs.py
 
 clean:
 	rm -rf $(VENV) out preview build

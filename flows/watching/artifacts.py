@@ -42,7 +42,7 @@ class Seconds:
     of the run waits for the last updates, at most.
     """
 
-    progress: float = 3.0
+    progress: float = 5.0
     images: float = 15.0
     state: float = 5.0
     moment: float = 1.0
