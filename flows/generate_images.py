@@ -18,7 +18,7 @@ from imagetask.errors import ImageTaskError, RunStopped, StorageError
 from imagetask.layout import alone_in
 from imagetask.models.managed import MAX_CONCURRENCY
 from imagetask.plan import Chunk, Plan, make_plan
-from imagetask.runs import Counts, Run
+from imagetask.runs import Counts, Run, counts_of_parts
 from imagetask.settings import DEFAULT_TASK, RunSettings
 from imagetask.store import GenerationStore
 
@@ -31,7 +31,7 @@ from .outcome import announce, completed_state, ended_early, failed_state, finis
 from .watching.artifacts import live_artifacts
 from .watching.report import publish_report
 from .watching.run_logs import run_logs, without_tracebacks
-from .watching.telling import cancelling, tag_run, tell_dead
+from .watching.telling import CANCELLED, cancelling, tag_run, tell_dead
 
 without_tracebacks()
 
@@ -201,7 +201,7 @@ def _watched(settings: RunSettings, run: Run) -> Counts:
     plan = make_plan(settings, [make_model(settings, model) for model in settings.model])
     get_run_logger().info("%s: rows %d, chunks %d", settings.source, plan.rows, len(plan.chunks))
     progress = monitoring.begin(run_id, plan.rows * len(settings.model) * plan.num_generations)
-    cancel = partial(stop_models, run_id, "interrupted", "it was cancelled on the Prefect server")
+    cancel = partial(stop_models, run_id, "interrupted", CANCELLED)
     try:
         with live_artifacts(settings, progress, cancel), closing_models(run_id), cancelling(run_id):
             counts = _generated(settings, plan, progress)
@@ -228,7 +228,7 @@ def _generated(settings: RunSettings, plan: Plan, progress: Progress) -> Counts:
             if settings.max_failed is not None and failed_rows > settings.max_failed:
                 raise _too_many_failed(settings, failed_rows)
     progress.end_chunks()
-    counts = Counts.of(m for chunk in plan.chunks if (m := read_manifest(layout, chunk)) is not None)
+    counts = counts_of_parts(layout)
     transform_columns_to_image(str(settings.out), [asdict(chunk) for chunk in plan.chunks])
     sweep_parts(layout, plan.chunks)
     return progress.counted(counts)

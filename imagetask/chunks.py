@@ -19,7 +19,7 @@ from imagetask.models.base import Generation
 from imagetask.models.managed import ManagedModel
 from imagetask.models.redact import one_line
 from imagetask.models.treatments import TREATMENTS
-from imagetask.plan import Chunk, chunk_digest, make_task
+from imagetask.plan import Chunk, chunk_digest, make_task, read_plan
 from imagetask.settings import RunSettings
 from imagetask.snapshot import read_rows, rows_digest, write_errors
 from imagetask.store import GenerationStore
@@ -48,6 +48,15 @@ def read_manifest(layout: Layout, chunk: Chunk) -> dict[str, Any] | None:
     if manifest is None or not part.is_file() or part.stat().st_size != manifest.get("part_bytes"):
         return None
     return {**manifest, "start": chunk.start, "stop": chunk.stop}  # an equal chunk may have stood elsewhere before
+
+
+def finished_chunks(layout: Layout) -> Iterator[tuple[Chunk, dict[str, Any]]]:
+    """Chunk and manifest of each part that is there, in the order of the folder's plan."""
+    plan = read_plan(layout)
+    for chunk in plan.chunks if plan else ():
+        manifest = read_manifest(layout, chunk)
+        if manifest is not None:
+            yield chunk, manifest
 
 
 def sweep_parts(layout: Layout, chunks: Iterable[Chunk]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from imagetask.chunks import read_manifest
+from imagetask.chunks import finished_chunks
 from imagetask.errors import DatasetError
 from imagetask.layout import FORMAT_VERSION, Layout, read_json, write_json
 from imagetask.plan import read_plan
@@ -90,12 +90,15 @@ class Run:
         return self
 
 
+def counts_of_parts(layout: Layout) -> Counts:
+    """What became of the generations of a plan's finished chunks, by their manifests."""
+    return Counts.of(manifest for _, manifest in finished_chunks(layout))
+
+
 def counts_so_far(folder: str | Path) -> tuple[int, Counts]:
     """Of a folder's plan: how many generations there are to be, and what became of those in finished chunks."""
     layout = Layout(Path(folder).absolute())
     run, plan = Run.read(folder), read_plan(layout)
     if plan is None:
         return 0, Counts()
-    manifests = [manifest for chunk in plan.chunks if (manifest := read_manifest(layout, chunk)) is not None]
-    total = plan.rows * len(run.settings.model) * plan.num_generations
-    return total, Counts.of(manifests)
+    return plan.rows * len(run.settings.model) * plan.num_generations, counts_of_parts(layout)

@@ -17,7 +17,6 @@ from imagetask_flows.outcome import ended_early, finished
 from imagetask_flows.watching.contact_sheets import dataset_sheet
 from imagetask_flows.watching.failures_told import MEANINGS, examples
 from imagetask_flows.watching.markdown import block, code, pairs, text
-from imagetask_flows.watching.parts_shown import finished_chunks
 from imagetask_flows.watching.report import publish_report
 from markdown_it import MarkdownIt
 from PIL import Image as PILImage
@@ -25,7 +24,7 @@ from prefect.exceptions import TerminationSignal
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from imagetask import Image, ImageGeneration
-from imagetask.chunks import part_path
+from imagetask.chunks import finished_chunks, part_path
 from imagetask.dataset import build_dataset
 from imagetask.errors import RunStopped
 from imagetask.models.treatments import TREATMENTS
@@ -104,7 +103,7 @@ def test_a_finished_run_is_reported_with_failures_calls_and_how_to_open_it(
             small.answer()
             small.progress.end_chunks()
             told = {"model": small.settings.model, "seed": 0}
-            manifests = [m for _, m in finished_chunks(small.settings)]
+            manifests = [m for _, m in finished_chunks(small.settings.layout)]
             build_dataset(small.settings.layout, manifests, GenerationStore(small.settings.store_url), told)
             publish_report(small.settings, small.progress, small.counts, finished(small.counts))
             return run, report_of(small)
@@ -208,7 +207,7 @@ def test_a_run_that_asked_for_nothing_says_so(tmp_path: Path) -> None:
     with watched_run(tmp_path / "zoo", ["a fox"], str(uuid4()), width=32, height=32) as small:
         small.answer()
     with watched_run(tmp_path / "zoo", ["a fox"], str(uuid4()), width=32, height=32) as again:
-        [(_, manifest)] = finished_chunks(again.settings)
+        [(_, manifest)] = finished_chunks(again.settings.layout)
         again.progress.add_cached(manifest)
         with temporary_settings({PREFECT_API_URL: NO_SERVER}):
             publish_report(again.settings, again.progress, None, finished(again.counts))

@@ -10,22 +10,21 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass
 from pathlib import Path
-from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.objects import StateType
 
 from imagetask.errors import StorageError
 from imagetask.layout import write_whole
+from imagetask.runs import counts_of_parts
 from imagetask.settings import RunSettings
 
 from ..monitoring import Progress
 from ..outcome import Ending, ended_early, finished
 from .contact_sheets import SHOWN_NEWEST, NewestImages
 from .markdown import code, picture
-from .parts_shown import counts_of_parts
 from .posting import RunArtifact, artifact_key, impatient_client, told
 from .progress_text import progress_text
+from .telling import is_cancelled
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +138,7 @@ class _Live:
     def _ending(self) -> Ending:
         if self._error is not None:
             return ended_early(self._error)
-        return finished(self._progress.counted(counts_of_parts(self._settings)))
+        return finished(self._progress.counted(counts_of_parts(self._settings.layout)))
 
     def _put_images(self, client: SyncPrefectClient) -> bool:
         newest = self._progress.newest(SHOWN_NEWEST)
@@ -167,12 +166,7 @@ class _Live:
         return True
 
     def _look_at_state(self, client: SyncPrefectClient) -> bool:
-        state = client.read_flow_run(UUID(self._progress.run)).state
-        if (
-            not self._progress.cancelled
-            and state is not None
-            and state.type in (StateType.CANCELLING, StateType.CANCELLED)
-        ):
+        if not self._progress.cancelled and is_cancelled(client, self._progress.run):
             self._on_cancel()
             self._progress.cancelled = True
         return True

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 from PIL import Image as PILImage
 
-from imagetask.chunks import part_path
+from imagetask.chunks import finished_chunks, part_path
 from imagetask.drawing.contact_sheet import contact_sheet, thumbnail
 from imagetask.errors import ImageTaskError
 from imagetask.images import Image
@@ -22,7 +22,7 @@ from imagetask.plan import Chunk
 from imagetask.settings import RunSettings
 from imagetask.store import GenerationStore
 
-from .parts_shown import caption, finished_chunks
+from .parts_shown import caption
 
 COLUMNS, TILE, TYPE_SIZE = 5, 164, 12
 """Tiles in a row, their side and the height of captions, px: as wide as the text in Prefect's UI."""
@@ -95,7 +95,7 @@ def _sampled(settings: RunSettings) -> Iterator[tuple[str, str]]:
 
     Not at even distances: a source is often made by running through lists.
     """
-    chunks = [(chunk, manifest) for chunk, manifest in finished_chunks(settings) if manifest["images"]]
+    chunks = [(chunk, manifest) for chunk, manifest in finished_chunks(settings.layout) if manifest["images"]]
     rows = sum(manifest["rows"] for _, manifest in chunks)
     drawn = sorted(random.Random(settings.seed).sample(range(rows), min(rows, SAMPLED)))
     start = 0

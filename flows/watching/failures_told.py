@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import polars as pl
 
-from imagetask.chunks import part_path
+from imagetask.chunks import finished_chunks, part_path
 from imagetask.errors import ErrorKind
 from imagetask.models.base import Generation
 from imagetask.models.tally import EXAMPLES
@@ -15,7 +16,7 @@ from imagetask.models.treatments import TREATMENTS
 from imagetask.plan import Chunk
 from imagetask.settings import RunSettings
 
-from .parts_shown import caption, finished_chunks
+from .parts_shown import caption
 
 MEANINGS: Mapping[ErrorKind, str] = {
     "auth": "The backend does not take the key, or the account may not use this model.",
@@ -48,12 +49,12 @@ class Example:
 
 def next_run(kind: str) -> str:
     """What the next run does with rows that failed so."""
-    treatment = next((TREATMENTS[known] for known in TREATMENTS if known == kind), TREATMENTS["unknown"])
+    treatment = TREATMENTS.get(cast(ErrorKind, kind), TREATMENTS["unknown"])
     return "asks again" if treatment.asked_again else "does not ask again, unless the prompt is changed"
 
 
 def meaning(kind: str) -> str:
-    return next((told for known, told in MEANINGS.items() if known == kind), MEANINGS["unknown"])
+    return MEANINGS.get(cast(ErrorKind, kind), MEANINGS["unknown"])
 
 
 def examples(
@@ -65,7 +66,7 @@ def examples(
     stop, comes from `seen`, the failures of this run.
     """
     found: dict[str, list[Example]] = {kind: [] for kind in failed}
-    for chunk, manifest in finished_chunks(settings):
+    for chunk, manifest in finished_chunks(settings.layout):
         wanted = [kind for kind in manifest["failed"] if len(found.get(kind, ())) < min(EXAMPLES, failed.get(kind, 0))]
         for kind, example in _of_part(settings, chunk, wanted) if wanted else ():
             if len(found[kind]) < EXAMPLES:

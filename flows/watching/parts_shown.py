@@ -1,30 +1,10 @@
-"""The parts of finished chunks, as far as they are shown to people."""
+"""What tells a row of a part to a person."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 import polars as pl
 
-from imagetask.chunks import read_manifest
-from imagetask.plan import Chunk, read_plan
-from imagetask.runs import Counts
 from imagetask.settings import RunSettings
-
-
-def finished_chunks(settings: RunSettings) -> Iterator[tuple[Chunk, dict[str, Any]]]:
-    """Chunk and manifest of each part that is there, in the order of the plan."""
-    plan = read_plan(settings.layout)
-    for chunk in plan.chunks if plan else ():
-        manifest = read_manifest(settings.layout, chunk)
-        if manifest is not None:
-            yield chunk, manifest
-
-
-def counts_of_parts(settings: RunSettings) -> Counts:
-    """What became of the generations of finished chunks, by their manifests."""
-    return Counts.of(manifest for _, manifest in finished_chunks(settings))
 
 
 def caption(settings: RunSettings, schema: pl.Schema) -> pl.Expr:

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from imagetask.layout import Layout, write_whole
 from imagetask.plan import read_plan
-from imagetask.runs import Counts
+from imagetask.runs import Counts, counts_of_parts
 from imagetask.settings import RunSettings
 
 from ..monitoring import Progress
@@ -22,7 +22,6 @@ from ..resume_command import command_of
 from .contact_sheets import SAMPLED, NewestImages, dataset_sheet
 from .failures_told import Example, examples, meaning, next_run
 from .markdown import block, code, duration, pairs, picture, text
-from .parts_shown import counts_of_parts
 from .posting import RunArtifact, artifact_key, impatient_client, told
 from .progress_text import cost_told, failed_told
 
@@ -70,7 +69,7 @@ def _tried(trouble: str, work: Callable[[], T]) -> T | None:
 
 
 def _report(settings: RunSettings, progress: Progress, counts: Counts | None, ending: Ending) -> _Report:
-    counts = counts_of_parts(settings) if counts is None else counts
+    counts = counts_of_parts(settings.layout) if counts is None else counts
     head, body = _head(settings, progress, counts, ending), _body(settings, progress, counts, ending)
     sheet = _tried("its pictures are the newest ones", lambda: dataset_sheet(settings))
     newest = NewestImages()

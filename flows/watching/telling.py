@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from uuid import UUID
 
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.exceptions import ObjectNotFound, TerminationSignal
 from prefect.runtime import flow_run
 from prefect.states import Crashed
@@ -20,6 +21,8 @@ from .posting import REFUSALS, impatient_client, told
 logger = logging.getLogger(__name__)
 
 _ANSWER_SECONDS, _SHORT_ANSWER_SECONDS = 10.0, 3.0
+CANCELLED = "it was cancelled on the Prefect server"
+"""Why a run stops that a person cancelled there."""
 _DEAD = "its process is gone: another run into the same folder has found that, and goes on from there"
 
 
@@ -59,22 +62,27 @@ def cancelling(run_id: str) -> Iterator[None]:
     try:
         yield
     except TerminationSignal as error:
-        if _is_cancelled(run_id):
+        if _was_cancelled(run_id):
             raise _cancelled() from error
         raise
-    if _is_cancelled(run_id):
+    if _was_cancelled(run_id):
         raise _cancelled()
 
 
 def _cancelled() -> RunStopped:
-    return RunStopped("interrupted", "it was cancelled on the Prefect server")
+    return RunStopped("interrupted", CANCELLED)
 
 
-def _is_cancelled(run_id: str) -> bool:
+def is_cancelled(client: SyncPrefectClient, run_id: str) -> bool:
+    """Whether a person has cancelled the run, as the server tells. Raises of `REFUSALS`."""
+    state = client.read_flow_run(UUID(run_id)).state
+    return state is not None and (state.is_cancelling() or state.is_cancelled())
+
+
+def _was_cancelled(run_id: str) -> bool:
     try:
         with impatient_client(_SHORT_ANSWER_SECONDS) as client:
-            state = client.read_flow_run(UUID(run_id)).state
+            return is_cancelled(client, run_id)
     except REFUSALS as error:
         logger.warning("the server does not say whether the run was cancelled: %s", told(error))
         return False
-    return state is not None and (state.is_cancelling() or state.is_cancelled())
