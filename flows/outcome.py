@@ -50,8 +50,10 @@ def finished(counts: Counts) -> Ending:
 
 
 def ended_early(error: BaseException) -> Ending:
-    """The run did not come to its end."""
+    """The run did not come to its end. One that was told to end while it was stopping has stopped for its own cause."""
     if isinstance(error, TerminationSignal):
+        if isinstance(error.__context__, ImageTaskError):
+            return ended_early(error.__context__)
         return Ending("Interrupted", "its process was told to end: it was cancelled, or its worker was stopped")
     if isinstance(error, KeyboardInterrupt):
         return Ending("Interrupted", "it was interrupted")
