@@ -17,11 +17,18 @@ from imagetask.settings import RunSettings
 from .command_line.blocks import blocks
 from .command_line.deploy import register as register_deployments
 from .command_line.options import Options, Out, Sources
-from .command_line.terminal import console, if_interrupted, quiet, say, wrong_words
+from .command_line.terminal import (
+    DONE,
+    SOME_FAILED,
+    STOPPED,
+    WRONG_USAGE,
+    console,
+    if_interrupted,
+    quiet,
+    say,
+    wrong_words,
+)
 from .resume_command import command_of
-
-DONE, STOPPED, WRONG_USAGE, SOME_FAILED = 0, 1, 2, 3
-"""Exit codes: all rows done; stopped before the end; wrong usage; finished with failed rows."""
 
 _KEPT = "What came in is kept; the same command goes on from there."
 _DEFAULTS = Options()
@@ -56,7 +63,7 @@ def generate(*source: Sources, out: Out, options: Annotated[Options, Parameter(n
         counts = _run_flow(parameters)
     from .command_line.progress_bar import print_summary
 
-    print_summary(console, out, counts, time.monotonic() - started)
+    print_summary(console, out, settings, counts, time.monotonic() - started)
     return SOME_FAILED if counts["failed"] else DONE
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from prefect import flow, get_run_logger, task
 from prefect.client.schemas.objects import State
@@ -32,6 +34,9 @@ from .watching.artifacts import live_artifacts
 from .watching.report import publish_report
 from .watching.run_logs import run_logs, without_tracebacks
 from .watching.telling import CANCELLED, cancelling, tag_run, tell_dead
+from .wording import by_kind
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 without_tracebacks()
 
@@ -66,7 +71,7 @@ def generate_chunk(folder: str, model: str, start: int, stop: int, digest: str) 
     managed = open_model(settings, model, str(flow_run.id))
     manifest = run_chunk(settings, Chunk(model, start, stop, digest), managed)
     images = manifest["generations"] - sum(manifest["failed"].values())
-    failed = ", ".join(f"{count:,} {kind}" for kind, count in manifest["failed"].items()) or "none"
+    failed = by_kind(manifest["failed"]) or "none"
     get_run_logger().info(
         "rows %d to %d: %d images, of which %d reused; failed: %s", start, stop, images, manifest["reused"], failed
     )
@@ -96,12 +101,20 @@ def transform_columns_to_image(folder: str, chunks: list[dict[str, Any]]) -> int
 _THREADS: Any = ThreadPoolTaskRunner(max_workers=MOST_THREADS)
 
 
+def _with_parameters_told(function: F) -> F:
+    """Adds to the docstring, from which Prefect makes its own run form, what the parameters are for."""
+    told = (f"    {name}: {field.description}" for name, field in RunSettings.model_fields.items())
+    function.__doc__ = "\n".join([inspect.getdoc(function) or "", "", "Args:", *told])
+    return function
+
+
 @flow(
     name="generate-images",
     flow_run_name=run_name,
     task_runner=_THREADS,
     persist_result=False,
 )
+@_with_parameters_told
 def generate_images(
     source: str | list[str],
     out: str,
@@ -133,32 +146,6 @@ def generate_images(
     Finished generations are never asked for again: the same parameters go on where an earlier run ended.
     Gives the counts: rows, generations, done, reused, failed (by kind), failed_rows. The state tells how it ended:
     Completed, "Completed with failures", "Stopped: KIND" with what to mend, Failed, or Cancelled.
-
-    Args:
-        source: CSV, TSV, JSON lines or Parquet: a file, a glob, or a list of files.
-        out: Folder of the dataset; a folder of an earlier run is gone on with.
-        model: BACKEND:MODEL_ID, or several of them: every row is asked of each.
-        base_url: URL of the server, where it is not the backend's own.
-        credentials: Name of a saved block of the backend.
-        task: Import path of an ImageTask, as in my_module:MyTask.
-        prompt_column: Column that holds the prompts; default: prompt.
-        rename: Columns of the source to rename, old: new.
-        num_generations: Different images for each row; default: the task's, 1.
-        seed: Seed of the run; the seed of every generation comes from it.
-        width: Width in px.
-        height: Height in px.
-        negative_prompt: What the images should not show.
-        num_inference_steps: Denoising steps.
-        guidance_scale: How closely to follow the prompt.
-        param: Further parameters of the backend.
-        chunk_rows: Rows of one chunk; a folder remembers it.
-        max_concurrency: Calls under way at once, at most.
-        requests_per_minute: Calls a minute, at most.
-        timeout: Seconds that one call may take.
-        max_failed: More failed rows than this stop the run.
-        limit: Only the first rows of the source.
-        store: Where generations are kept: a folder, s3://, gs:// or az://; default: in the dataset's folder.
-        rebuild: Make every part of the dataset anew, from the store.
     """
     parameters = {name: value for name, value in locals().items() if value is not None}
     try:
@@ -173,17 +160,24 @@ def generate_images(
 
 
 def _recorded(settings: RunSettings, run_id: str) -> Counts:
-    """The run, with its record in the dataset folder from start to end."""
+    """The run, with its record in the dataset folder from start to end, and then its report."""
     with run_logs(get_run_logger()):
         tag_run(settings, run_id)
         _clean_up_after(Run.last(settings.out), settings, run_id)
         run = Run.start(settings, run_id)
+        progress = None
         try:
-            counts = _watched(settings, run)
+            plan = make_plan(settings, [make_model(settings, model) for model in settings.model])
+            progress = monitoring.begin(run_id, plan.generations)
+            counts = _watched(settings, plan, progress)
         except BaseException as error:
-            run.end("stopped", ended_early(error).message)
+            ending = ended_early(error)
+            run.end("stopped", ending.message)  # first: a process that was told to end may soon be killed
+            if progress is not None:
+                publish_report(settings, progress, ending)
             raise
         run.end("finished")
+        publish_report(settings, progress, finished(counts))
         return counts
 
 
@@ -195,22 +189,12 @@ def _clean_up_after(last: Run | None, settings: RunSettings, run_id: str) -> Non
             tell_dead(str(last.id))
 
 
-def _watched(settings: RunSettings, run: Run) -> Counts:
-    """The run, with what one sees of it in the UI: artifacts that grow with it, and a report at its end."""
-    run_id = str(run.id)
-    plan = make_plan(settings, [make_model(settings, model) for model in settings.model])
+def _watched(settings: RunSettings, plan: Plan, progress: Progress) -> Counts:
+    """The run, with what one sees of it in the UI while it goes on."""
     get_run_logger().info("%s: rows %d, chunks %d", settings.source, plan.rows, len(plan.chunks))
-    progress = monitoring.begin(run_id, plan.rows * len(settings.model) * plan.num_generations)
-    cancel = partial(stop_models, run_id, "interrupted", CANCELLED)
-    try:
-        with live_artifacts(settings, progress, cancel), closing_models(run_id), cancelling(run_id):
-            counts = _generated(settings, plan, progress)
-    except BaseException as error:
-        run.end("stopped", ended_early(error).message)  # first: a process that was told to end may soon be killed
-        publish_report(settings, progress, None, ended_early(error))
-        raise
-    publish_report(settings, progress, counts, finished(counts))
-    return counts
+    cancel = partial(stop_models, progress.run, "interrupted", CANCELLED)
+    with live_artifacts(settings, progress, cancel), closing_models(progress.run), cancelling(progress.run):
+        return _generated(settings, plan, progress)
 
 
 def _generated(settings: RunSettings, plan: Plan, progress: Progress) -> Counts:
@@ -227,11 +211,10 @@ def _generated(settings: RunSettings, plan: Plan, progress: Progress) -> Counts:
             failed_rows += manifest["failed_rows"]
             if settings.max_failed is not None and failed_rows > settings.max_failed:
                 raise _too_many_failed(settings, failed_rows)
-    progress.end_chunks()
-    counts = counts_of_parts(layout)
+    counts = progress.end_chunks(counts_of_parts(layout))
     transform_columns_to_image(str(settings.out), [asdict(chunk) for chunk in plan.chunks])
     sweep_parts(layout, plan.chunks)
-    return progress.counted(counts)
+    return counts
 
 
 def _too_many_failed(settings: RunSettings, failed_rows: int) -> RunStopped:

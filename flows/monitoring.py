@@ -34,7 +34,7 @@ class _Moment:
 class Progress:
     """Generations of a run: how many there are to be, and what became of them so far.
 
-    chunk_seconds: what all chunks took, once they are done. cancelled: by a person, on the server.
+    chunk_seconds, counts: what all chunks took and came to, once they are done. cancelled: by a person, on the server.
     cached: generations of chunks that were finished before this run; cached_failed: the failed ones, by kind.
     """
 
@@ -42,6 +42,7 @@ class Progress:
     total: int
     started: float = field(default_factory=time.monotonic)
     chunk_seconds: float | None = None
+    counts: Counts | None = None
     cancelled: bool = False
     cached: int = 0
     cached_failed: Counter[str] = field(default_factory=Counter)
@@ -52,9 +53,14 @@ class Progress:
         self.cached += manifest["generations"]
         self.cached_failed.update(manifest["failed"])
 
-    def end_chunks(self) -> None:
-        """All chunks are done; what is left is the dataset."""
+    def end_chunks(self, counts: Counts) -> Counts:
+        """All chunks are done; what is left is the dataset. Gives the counts, with `reused` as in this run.
+
+        counts: of the parts, each of which remembers what was reused when it was written.
+        """
         self.chunk_seconds = time.monotonic() - self.started
+        self.counts = replace(counts, reused=max(0, counts.done - self.new_images))
+        return self.counts
 
     def note_moment(self, now: float | None = None) -> None:
         """Takes how far the run is just now: `speed` and `time_left` come from these moments, one each second or so.
@@ -105,10 +111,6 @@ class Progress:
     @property
     def calls_with_image(self) -> int:
         return sum(tally.came for tally in tallies(self.run))
-
-    def counted(self, counts: Counts) -> Counts:
-        """Counts of the parts, with `reused` as in this run: a part remembers what was reused when it was written."""
-        return replace(counts, reused=max(0, counts.done - self.new_images))
 
     @property
     def cost(self) -> float:

@@ -11,9 +11,11 @@ from prefect.exceptions import TerminationSignal
 from prefect.states import Cancelled, Completed, Failed
 
 from imagetask.errors import ImageTaskError, RunStopped
-from imagetask.models.redact import one_line
+from imagetask.models.redact import told
 from imagetask.runs import Counts
 from imagetask.settings import RunSettings
+
+from .wording import by_kind
 
 WITH_FAILURES = "Completed with failures"
 """Name of the state of a run that came to its end, with rows that have no image."""
@@ -45,8 +47,7 @@ def finished(counts: Counts) -> Ending:
     if not counts.failed:
         reused = f", {counts.done - counts.reused:,} of them new" if counts.reused else ""
         return Ending("Completed", f"{counts.done:,} images{reused}")
-    kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.failed.items()))
-    return Ending(WITH_FAILURES, f"{counts.done:,} of {counts.generations:,} images; failed: {kinds}")
+    return Ending(WITH_FAILURES, f"{counts.done:,} of {counts.generations:,} images; failed: {by_kind(counts.failed)}")
 
 
 def ended_early(error: BaseException) -> Ending:
@@ -59,7 +60,7 @@ def ended_early(error: BaseException) -> Ending:
         return Ending("Interrupted", "it was interrupted")
     if not isinstance(error, RunStopped):
         ours = isinstance(error, ImageTaskError)
-        message = str(error) if ours else one_line(f"{type(error).__name__}: {error}")
+        message = str(error) if ours else told(error)
         return Ending("Failed", message, to_mend=True)
     if error.kind == "interrupted":
         return Ending("Cancelled", error.message)

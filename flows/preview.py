@@ -22,6 +22,7 @@ from imagetask.settings import RunSettings
 
 from .check import check_before_start
 from .models_in_use import Account, account_of, managed_model
+from .wording import duration
 
 Cell = tuple[PILImage.Image | Image | None, str]
 
@@ -48,7 +49,7 @@ class Preview:
             f"{self.made} images, in one picture: {self.sheet}",
             *failed,
             f"The whole: {self.rows:,} rows, {self.calls:,} calls; "
-            f"{self.left:,} are left, about {_duration(self.seconds)}.",
+            f"{self.left:,} are left, about {duration(self.seconds)}.",
             f"They are kept: generate with --out {self.sheet.parent} does not ask for them again.",
         ]
 
@@ -107,9 +108,3 @@ def _seconds(account: Account, calls: int, latencies: list[float]) -> float:
     each = sum(latencies) / len(latencies) if latencies else 0.0
     at_once = each * calls / min(account.max_concurrency, calls)
     return max(at_once, 60 * calls / account.requests_per_minute if account.requests_per_minute else 0.0)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(seconds, 1):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

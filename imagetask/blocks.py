@@ -16,16 +16,15 @@ from imagetask.errors import ImageTaskError, UsageError
 from imagetask.models import BACKENDS, load_model, split_model
 from imagetask.models.base import ImageGenerationModel
 from imagetask.models.connections import checked_url
-from imagetask.settings import BLOCK_NAME
+from imagetask.settings import BLOCK_NAME, what_is_wrong, without_null
 
 _PRICED = re.compile(r"\S+(?: [1-9]\d*x[1-9]\d*)?")
 
 
 def _plain(schema: dict[str, Any]) -> None:
-    """Makes one field in the UI's form of a field that may be None; of a choice of types it makes tabs."""
-    [of_its_type] = [choice for choice in schema.pop("anyOf") if choice.get("type") != "null"]
+    """Makes one field in the UI's form of a field that may be None."""
+    without_null(schema)
     schema.pop("default")
-    schema.update(of_its_type)
 
 
 Usd = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -230,14 +229,10 @@ def check_block_name(name: str) -> None:
         raise UsageError("the name of a block may have lowercase letters, digits and dashes only, as in my-account")
 
 
-def what_is_wrong(error: ValidationError) -> tuple[str, str]:
+def wrong_field(error: ValidationError) -> tuple[str, str]:
     """The first field of a block that is wrong, and why; no value is shown but the name of a price."""
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    field = str(first["loc"][0]) if first["loc"] else "the block"
-    if first["type"] == "extra_forbidden":
-        return field, "this backend's block does not have it"
-    why = first["msg"].removeprefix("Value error, ").removeprefix(f"{field} ")
-    return field, why.replace("Input should be", "must be")
+    field, why = what_is_wrong(error)
+    return field or "the block", why or "this backend's block does not have it"
 
 
 def block_exists(backend: str, name: str) -> bool:
@@ -297,7 +292,7 @@ def load_block(backend: str, name: str) -> BackendBlock:
     except RuntimeError as error:
         if not isinstance(error.__cause__, ValidationError):
             raise
-        field, why = what_is_wrong(error.__cause__)
+        field, why = wrong_field(error.__cause__)
         raise UsageError(
             f"--credentials {name}: the block {_slug(backend, name)} cannot be used: {field}: {why}; mend it in the "
             f"UI, or with: {_make(backend, name)} --overwrite"

@@ -17,7 +17,7 @@ from imagetask.images import as_image
 from imagetask.layout import Layout, read_json, write_whole
 from imagetask.models.base import Generation
 from imagetask.models.managed import ManagedModel
-from imagetask.models.redact import one_line
+from imagetask.models.redact import told
 from imagetask.models.treatments import TREATMENTS
 from imagetask.plan import Chunk, chunk_digest, make_task, read_plan
 from imagetask.settings import RunSettings
@@ -141,8 +141,7 @@ def _own_code(task: ImageTask, method: str) -> Iterator[None]:
     except ImageTaskError:
         raise
     except Exception as error:
-        told = one_line(f"{type(error).__name__}: {error}")
-        raise TaskError(f"{method} of the task {_name(task)} raised {told}") from error
+        raise TaskError(f"{method} of the task {_name(task)} raised {told(error)}") from error
 
 
 def _check_answer(task: ImageTask, rows: list[Row], answered: list[Row], each: int, view: ManagedModel) -> None:

@@ -16,7 +16,7 @@ from imagetask.images import Image
 from imagetask.layout import FORMAT_VERSION, Layout, read_json, write_json
 from imagetask.models.base import ImageGenerationModel, ImageRequest
 from imagetask.models.managed import ManagedModel
-from imagetask.settings import RunSettings
+from imagetask.settings import RunSettings, what_is_wrong
 from imagetask.snapshot import BATCH_ROWS, first_ordinals, read_rows, rows_digest, write_snapshot
 from imagetask.sources import check_columns, read_errors, scan_source, source_name
 from imagetask.tasks.base import BOOKKEEPING, ImageTask, column_names, required_columns
@@ -49,6 +49,11 @@ class Plan:
     num_generations: int
     chunks: tuple[Chunk, ...]
 
+    @property
+    def generations(self) -> int:
+        """How many there are to be, of all models."""
+        return self.num_generations * sum(chunk.stop - chunk.start for chunk in self.chunks)
+
 
 def make_task(settings: RunSettings, model: ManagedModel) -> ImageTask:
     """A task of the run's class around a model. `prompt_column` maps the task's input `prompt`."""
@@ -60,9 +65,8 @@ def make_task(settings: RunSettings, model: ManagedModel) -> ImageTask:
     try:
         return kind(image_generation_model=model, input_mappings=mappings, **given)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"the task {settings.task!r} cannot be made: {field or 'it'}: {first['msg']}") from None
+        field, why = what_is_wrong(error)
+        raise UsageError(f"the task {settings.task!r} cannot be made: {field or 'it'}: {why}") from None
 
 
 class _Unasked(ImageGenerationModel):

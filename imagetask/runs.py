@@ -98,7 +98,7 @@ def counts_of_parts(layout: Layout) -> Counts:
 def counts_so_far(folder: str | Path) -> tuple[int, Counts]:
     """Of a folder's plan: how many generations there are to be, and what became of those in finished chunks."""
     layout = Layout(Path(folder).absolute())
-    run, plan = Run.read(folder), read_plan(layout)
+    plan = read_plan(layout)
     if plan is None:
         return 0, Counts()
-    return plan.rows * len(run.settings.model) * plan.num_generations, counts_of_parts(layout)
+    return plan.generations, counts_of_parts(layout)

@@ -45,6 +45,27 @@ def _expanded(path: Path) -> Path:
         raise ValueError(f"'{path}': there is no home folder {path.parts[0]}") from error
 
 
+def what_is_wrong(error: ValidationError) -> tuple[str, str]:
+    """The first field that is wrong, "" where it is no single one; and why, "" where there is no such field.
+
+    No value is repeated, but where a validator's own message does so.
+    """
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    field = str(first["loc"][0]) if first["loc"] else ""
+    if first["type"] == "extra_forbidden":
+        return field, ""
+    why = first["msg"].removeprefix("Value error, ").removeprefix(f"{field} ")
+    return field, why.replace("Input should be", "must be")
+
+
+def without_null(schema: dict[str, Any]) -> None:
+    """Makes of the JSON schema of a value that may be null that of the value: of a choice Prefect's forms make tabs."""
+    choices = [choice for choice in schema.get("anyOf", ()) if choice.get("type") != "null"]
+    if len(choices) == 1:
+        del schema["anyOf"]
+        schema.update(choices[0])
+
+
 class RunSettings(BaseModel):
     """What a run is asked. The fields are the flow's parameters and the command line's options.
 
@@ -66,7 +87,7 @@ class RunSettings(BaseModel):
     task: str = Field(default=DEFAULT_TASK, description="Import path of an ImageTask, as in my_module:MyTask.")
     prompt_column: str | None = Field(default=None, description="Column that holds the prompts; default: prompt.")
     rename: dict[str, str] = Field(default_factory=dict, description="Columns of the source to rename, old: new.")
-    num_generations: int | None = Field(default=None, ge=1, description="Different images for each row; default: 1.")
+    num_generations: int | None = Field(default=None, ge=1, description="Images for each row; default: the task's, 1.")
     seed: int = Field(default=0, ge=0, description="Seed of the run; every generation's seed comes from it.")
     width: int | None = Field(default=None, ge=1, description="Width in px.")
     height: int | None = Field(default=None, ge=1, description="Height in px.")
@@ -80,7 +101,9 @@ class RunSettings(BaseModel):
     timeout: float | None = Field(default=None, gt=0, description="Seconds that one call may take.")
     max_failed: int | None = Field(default=None, ge=0, description="More failed rows than this stop the run.")
     limit: int | None = Field(default=None, ge=1, description="Only the first rows of the source.")
-    store: str | None = Field(default=None, description="Where generations are kept: a folder, s3://…, gs://…, az://….")
+    store: str | None = Field(
+        default=None, description="Where generations are kept: a folder, s3://…, gs://…, az://…; default: in OUT."
+    )
     rebuild: bool = Field(default=False, description="Make every part of the dataset anew, from the store.")
 
     @field_validator("model", mode="before")
@@ -154,14 +177,9 @@ class RunSettings(BaseModel):
         try:
             return cls(**fields)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            option = str(first["loc"][0]).replace("_", "-") if first["loc"] else "settings"
-            if first["type"] == "extra_forbidden":
-                raise UsageError(
-                    f"--{option}: there is no such option; there are {', '.join(cls.model_fields)}"
-                ) from None
-            message = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-            raise UsageError(f"--{option}: {message}") from None
+            field, why = what_is_wrong(error)
+            why = why or f"there is no such option; there are {', '.join(cls.model_fields)}"
+            raise UsageError(f"--{(field or 'settings').replace('_', '-')}: {why}") from None
 
     @property
     def layout(self) -> Layout:

@@ -68,7 +68,7 @@ def test_progress_and_pictures_grow_in_one_artifact_each(prefect_server: None, t
                     texts.append("")
                     wait_for(partial(told, wanted))
                     wait_for(partial(higher, before))
-                small.progress.end_chunks()
+                small.progress.end_chunks(small.counts)
             return run
 
     run = in_flow_run(work)
@@ -105,7 +105,7 @@ def test_failures_waiting_and_the_end_are_told(prefect_server: None, tmp_path: P
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("OPENAI_API_KEY", "sk-of-nobody-4711")
         told = str(artifacts_of(in_flow_run(work))["progress-kites"].data)
-    assert "1 (refused 1)" in told
+    assert "1 (1 refused)" in told
     assert re.search(r"\*\*Stopped: billing\*\* · .*quota", told)
     assert "not known: prices belong in the block" in told
     assert "sk-of-nobody" not in told

@@ -19,7 +19,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.testing.standard_test_suites.blocks import BlockStandardTestSuite
 from pydantic import SecretStr, ValidationError
 
-from imagetask.blocks import BLOCKS, InferenceEndpointsCredentials, OpenAIImageCredentials, load_block, what_is_wrong
+from imagetask.blocks import BLOCKS, InferenceEndpointsCredentials, OpenAIImageCredentials, load_block, wrong_field
 from imagetask.errors import UsageError
 from imagetask.models import BACKENDS
 from imagetask.models.inference_endpoints import InferenceEndpointsImageGeneration
@@ -138,7 +138,7 @@ def test_what_cannot_work_is_refused_before_it_is_saved(
 ) -> None:
     with pytest.raises(ValidationError) as caught:
         kind(**fields)
-    assert what_is_wrong(caught.value)[0] == next(iter(fields))
+    assert wrong_field(caught.value)[0] == next(iter(fields))
 
 
 def test_a_provider_that_makes_no_images_or_would_not_be_asked_is_refused() -> None:

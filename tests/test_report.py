@@ -79,6 +79,16 @@ def test_every_kind_of_failure_has_a_meaning() -> None:
     assert MEANINGS.keys() == TREATMENTS.keys()
 
 
+Options = dict[str, Any]
+
+
+@pytest.fixture
+def openai(model_server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> Options:
+    """The options of a run that asks the model server."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-nobody-0815")
+    return {"model": "openai:m", "base_url": model_server.openai_url}
+
+
 def report_of(small: WatchedRun) -> str:
     return small.settings.layout.report.read_text()
 
@@ -91,26 +101,25 @@ def section(report: str, heading: str) -> str:
 
 @pytest.mark.prefect_server
 def test_a_finished_run_is_reported_with_failures_calls_and_how_to_open_it(
-    prefect_server: None, tmp_path: Path, model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
+    prefect_server: None, tmp_path: Path, model_server: ModelServer, openai: Options
 ) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-nobody-0815")
     model_server.fail("goat", "refused", forever=True)
     prompts = [*NASTY[:-1], "a fox", "an owl", "a crow", None]
 
     def work(run: str) -> tuple[str, str]:
-        options = {"model": "openai:m", "base_url": model_server.openai_url, "chunk_rows": 5}
+        options = {**openai, "chunk_rows": 5}
         with watched_run(tmp_path / "goats", prompts, run, **options) as small:
             small.answer()
-            small.progress.end_chunks()
+            small.progress.end_chunks(small.counts)
             told = {"model": small.settings.model, "seed": 0}
             manifests = [m for _, m in finished_chunks(small.settings.layout)]
             build_dataset(small.settings.layout, manifests, GenerationStore(small.settings.store_url), told)
-            publish_report(small.settings, small.progress, small.counts, finished(small.counts))
+            publish_report(small.settings, small.progress, finished(small.counts))
             return run, report_of(small)
 
     run, report = in_flow_run(work)
     assert report.startswith("# goats: Completed with failures\n\n**3 of 12 images · 9 failed")
-    assert "9 (refused 8, invalid\\_input 1)" in section(report, "Rows")
+    assert "9 (8 refused, 1 invalid\\_input)" in section(report, "Rows")
     refused = section(report, "refused: 8")
     assert "does not ask again" in refused
     assert shown(rendered(refused)).count("Your request was rejected") == 3
@@ -132,20 +141,19 @@ def test_a_finished_run_is_reported_with_failures_calls_and_how_to_open_it(
 
 
 def test_a_stopped_run_is_reported_with_what_to_mend_and_the_command_that_goes_on(
-    tmp_path: Path, model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, model_server: ModelServer, openai: Options
 ) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-nobody-0815")
     model_server.fail("goat", "refused")
     model_server.fail("crow", "server_error", forever=True)
     model_server.fail("fox", "insufficient_quota")
     prompts = ["a goat", "an owl", "a crow", "a fox"]
-    options = {"model": "openai:m", "base_url": model_server.openai_url, "chunk_rows": 2, "negative_prompt": "a 'sign'"}
+    options = {**openai, "chunk_rows": 2, "negative_prompt": "a 'sign'"}
     with watched_run(tmp_path / "zoo", prompts, str(uuid4()), **options) as small:
         small.answer(0)
         with pytest.raises(RunStopped) as stopped:
             small.answer(1)
         with temporary_settings({PREFECT_API_URL: NO_SERVER}):
-            publish_report(small.settings, small.progress, None, ended_early(stopped.value))
+            publish_report(small.settings, small.progress, ended_early(stopped.value))
         report = report_of(small)
     assert report.startswith("# zoo: Stopped: billing\n")
     assert "quota" in section(report, "What to do")
@@ -159,18 +167,16 @@ def test_a_stopped_run_is_reported_with_what_to_mend_and_the_command_that_goes_o
 
 
 def test_a_run_that_was_stopped_in_its_first_chunk_shows_its_newest_images_and_first_failures(
-    tmp_path: Path, model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, model_server: ModelServer, openai: Options
 ) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-nobody-0815")
     model_server.fail("goat", "refused")
     model_server.fail("fox", "insufficient_quota")
     model_server.latency = lambda prompt: 0.5 if "fox" in prompt else 0.0
-    options = {"model": "openai:m", "base_url": model_server.openai_url}
-    with watched_run(tmp_path / "zoo", ["a goat", "an owl", "a fox"], str(uuid4()), **options) as small:
+    with watched_run(tmp_path / "zoo", ["a goat", "an owl", "a fox"], str(uuid4()), **openai) as small:
         with pytest.raises(RunStopped) as stopped:
             small.answer()
         with temporary_settings({PREFECT_API_URL: NO_SERVER}):
-            publish_report(small.settings, small.progress, None, ended_early(stopped.value))
+            publish_report(small.settings, small.progress, ended_early(stopped.value))
         report = report_of(small)
         assert small.settings.layout.report_picture.is_file()
     assert "**1 of 3 images · 1 failed" in report
@@ -191,15 +197,14 @@ def test_examples_of_grouped_generations_name_their_row(tmp_path: Path, model_se
     assert all(one.row_id for one in found["refused"])
 
 
-def test_examples_stay_a_few_however_many_rows_failed(tmp_path: Path, model_server: ModelServer) -> None:
+def test_examples_stay_a_few_however_many_rows_failed(
+    tmp_path: Path, model_server: ModelServer, openai: Options
+) -> None:
     model_server.fail("goat", "refused", forever=True)
     prompts = ["a fox"] * 5 + [f"goat {number}" for number in range(40)]
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("OPENAI_API_KEY", "sk-of-nobody-0815")
-        options = {"model": "openai:m", "base_url": model_server.openai_url, "chunk_rows": 10}
-        with watched_run(tmp_path / "zoo", prompts, str(uuid4()), **options) as small:
-            small.answer()
-            found = examples(small.settings, small.counts.failed, {})
+    with watched_run(tmp_path / "zoo", prompts, str(uuid4()), **openai, chunk_rows=10) as small:
+        small.answer()
+        found = examples(small.settings, small.counts.failed, {})
     assert [one.prompt for one in found["refused"]] == ["goat 0", "goat 1", "goat 2"]
 
 
@@ -210,7 +215,7 @@ def test_a_run_that_asked_for_nothing_says_so(tmp_path: Path) -> None:
         [(_, manifest)] = finished_chunks(again.settings.layout)
         again.progress.add_cached(manifest)
         with temporary_settings({PREFECT_API_URL: NO_SERVER}):
-            publish_report(again.settings, again.progress, None, finished(again.counts))
+            publish_report(again.settings, again.progress, finished(again.counts))
         report = report_of(again)
     assert "None: all that was asked for was there already." in report
     assert "| **reused** | 1 |" in report
@@ -230,7 +235,7 @@ def test_a_cancelled_run_is_told_so_and_how_to_go_on_and_has_nothing_to_mend(
     with watched_run(tmp_path / "zoo", ["a fox", "an owl"], str(uuid4()), chunk_rows=1, width=32) as small:
         small.answer(0)
         with temporary_settings({PREFECT_API_URL: NO_SERVER}):
-            publish_report(small.settings, small.progress, None, ended_early(error))
+            publish_report(small.settings, small.progress, ended_early(error))
         report = report_of(small)
     assert report.startswith(f"# zoo: {name}\n")
     told = section(report, "How to go on")
@@ -242,21 +247,20 @@ def test_a_cancelled_run_is_told_so_and_how_to_go_on_and_has_nothing_to_mend(
 
 
 def test_failures_of_one_kind_in_finished_and_in_unfinished_chunks_are_added_up(
-    tmp_path: Path, model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, model_server: ModelServer, openai: Options
 ) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-nobody-0815")
     model_server.fail("goat", "refused")
     model_server.fail("fox", "insufficient_quota")
     model_server.latency = lambda prompt: 1.0 if "fox" in prompt else 0.0
     prompts = ["a goat", "an owl", "a goat in fog", "a fox"]
-    options = {"model": "openai:m", "base_url": model_server.openai_url, "chunk_rows": 2, "max_concurrency": 2}
+    options = {**openai, "chunk_rows": 2, "max_concurrency": 2}
     with watched_run(tmp_path / "zoo", prompts, str(uuid4()), **options) as small:
         small.answer(0)
         with pytest.raises(RunStopped) as stopped:
             small.answer(1)
         assert small.counts.failed == {"refused": 1}, "of the finished chunk"
         with temporary_settings({PREFECT_API_URL: NO_SERVER}):
-            publish_report(small.settings, small.progress, None, ended_early(stopped.value))
+            publish_report(small.settings, small.progress, ended_early(stopped.value))
         report = report_of(small)
     assert "**1 of 4 images · 2 failed" in report
     assert section(report, "refused: 2").count("“a goat") == 1, "an example of a part goes before those of the calls"
@@ -283,21 +287,20 @@ def test_pictures_in_lists_of_lists_are_shown(tmp_path: Path) -> None:
 
 
 def test_whatever_goes_wrong_with_the_report_raises_nothing_and_the_rest_of_it_is_there(
-    tmp_path: Path, model_server: ModelServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, model_server: ModelServer, caplog: pytest.LogCaptureFixture, openai: Options
 ) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-nobody-0815")
     model_server.fail("goat", "refused")
-    options = {"model": "openai:m", "base_url": model_server.openai_url}
-    with watched_run(tmp_path / "zoo", ["a fox", "a goat"], str(uuid4()), **options) as small:
+    with watched_run(tmp_path / "zoo", ["a fox", "a goat"], str(uuid4()), **openai) as small:
         small.answer()
         part = part_path(small.settings.layout, small.plan.chunks[0])
         part.write_bytes(b"?" * part.stat().st_size)
+        ending = finished(small.counts)
         with temporary_settings({PREFECT_API_URL: NO_SERVER}):
-            publish_report(small.settings, small.progress, None, finished(small.counts))
+            publish_report(small.settings, small.progress, ending)
         report = report_of(small)
         assert small.settings.layout.report_picture.is_file(), "of the newest images"
         small.settings.layout.plan.write_text('{"version": 1, "chunks": 7}')
-        publish_report(small.settings, small.progress, None, finished(small.counts))
+        publish_report(small.settings, small.progress, ending)
     assert "**1 of 2 images · 1 failed" in report
     told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert any("is not complete: it has no examples: ComputeError: " in line for line in told), told
@@ -312,7 +315,7 @@ def test_a_report_that_the_disk_does_not_take_is_posted_all_the_same(prefect_ser
             small.answer()
             small.settings.layout.report.mkdir()
             small.settings.layout.report_picture.mkdir()
-            publish_report(small.settings, small.progress, None, finished(small.counts))
+            publish_report(small.settings, small.progress, finished(small.counts))
         return run
 
     posted = str(artifacts_of(in_flow_run(work))["report-zoo"].data)

@@ -154,7 +154,7 @@ def test_progress_bar_ends_with_all_images(generate: Generate, model_server: Mod
         generate(source, tmp_path / "out", **openai_at(model_server))
     last = console.export_text().strip().splitlines()[-1]
     assert "3/3" in last
-    assert "failed: refused 1" in last
+    assert "failed: 1 refused" in last
     progress = monitoring.current()
     assert progress is not None
     assert (progress.finished, progress.new_images) == (3, 2)

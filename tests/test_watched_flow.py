@@ -19,8 +19,8 @@ import pytest
 from imagetask_flows.generate_images import generate_images
 from imagetask_flows.watching import artifacts
 from imagetask_flows.watching.artifacts import Seconds
-from imagetask_flows.watching.markdown import dollars
 from imagetask_flows.watching.telling import tag_run, tell_dead
+from imagetask_flows.wording import dollars
 from prefect import flow, get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.objects import Artifact, State
@@ -154,7 +154,7 @@ def test_log_and_artifacts_tell_what_the_ledger_of_the_model_server_tells(
     assert "8 of 8 done" in progress
     assert "**Completed with failures** · 7 of 8 images; failed: 1 refused" in progress
     for text in (progress, report):
-        assert row(text, "failed") == "1 (refused 1)"
+        assert row(text, "failed") == "1 (1 refused)"
     assert row(progress, "images") == "7 (2 reused, 5 new)"
     assert row(progress, "calls") == str(calls)
     assert row(progress, "cost so far") == row(report, "cost") == dollars(delivered * USD)

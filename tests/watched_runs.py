@@ -19,9 +19,9 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.client.schemas.objects import Artifact
 from prefect.runtime import flow_run
 
-from imagetask.chunks import read_manifest, run_chunk
+from imagetask.chunks import run_chunk
 from imagetask.plan import Plan, make_plan
-from imagetask.runs import Counts
+from imagetask.runs import Counts, counts_of_parts
 from imagetask.settings import RunSettings
 
 T = TypeVar("T")
@@ -52,8 +52,7 @@ class WatchedRun:
     @property
     def counts(self) -> Counts:
         """Of the chunks that have their part."""
-        found = (read_manifest(self.settings.layout, chunk) for chunk in self.plan.chunks)
-        return Counts.of(manifest for manifest in found if manifest is not None)
+        return counts_of_parts(self.settings.layout)
 
 
 @contextmanager
@@ -64,9 +63,8 @@ def watched_run(out: Path, prompts: Sequence[str | None], run: str, **options: A
     settings = RunSettings.checked(source=str(source), out=out, **options)
     settings.layout.make()
     plan = make_plan(settings, [make_model(settings, model) for model in settings.model])
-    total = plan.rows * len(settings.model) * plan.num_generations
     with closing_models(run):
-        yield WatchedRun(settings, plan, monitoring.begin(run, total))
+        yield WatchedRun(settings, plan, monitoring.begin(run, plan.generations))
 
 
 def in_flow_run(work: Callable[[str], T]) -> T:

@@ -13,7 +13,7 @@ from cyclopts import App, Parameter
 from imagetask.errors import GenerationError, UsageError
 from imagetask.models.connections import checked_key
 
-from .terminal import if_interrupted, quiet, say
+from .terminal import DONE, if_interrupted, quiet, say
 
 if TYPE_CHECKING:
     from imagetask.blocks import BackendBlock
@@ -61,7 +61,7 @@ def create(
         "prices": _prices(price) if price else None,
     }
     _create(backend, name, {field: value for field, value in given.items() if value is not None}, overwrite)
-    return 0
+    return DONE
 
 
 def _create(backend: str, name: str, fields: Mapping[str, Any], overwrite: bool) -> None:
@@ -92,12 +92,12 @@ def _checked(backend: str, fields: Mapping[str, Any]) -> BackendBlock:
     """The block with these fields, not yet saved. Raises `UsageError`, which names the option and shows no secret."""
     from pydantic import ValidationError
 
-    from imagetask.blocks import block_class, what_is_wrong
+    from imagetask.blocks import block_class, wrong_field
 
     try:
         return block_class(backend)(**fields)
     except ValidationError as error:
-        field, why = what_is_wrong(error)
+        field, why = wrong_field(error)
         option = _OPTIONS.get(field, f"--{field.replace('_', '-')}")
         raise UsageError(f"{option}: {why}") from None
 

@@ -15,13 +15,13 @@ from cyclopts import App, Group, Parameter
 from imagetask.errors import UsageError
 from imagetask.settings import RunSettings
 
+from ..deploying import DEPLOYMENT
 from .options import Options, Out, Sources
-from .terminal import if_interrupted, quiet, say
+from .terminal import DONE, SOME_FAILED, STOPPED, if_interrupted, quiet, say
 
 if TYPE_CHECKING:
     from ..deploying.deployments import Scheduled
 
-_DONE, _STOPPED, _SOME_FAILED = 0, 1, 3
 _DEFAULTS = Options()
 _SCHEDULE = Group("Schedule", sort_key=0)
 _HEARTBEAT = "PREFECT_FLOWS_HEARTBEAT_FREQUENCY"
@@ -63,7 +63,7 @@ def deploy(*source: Sources, schedule: Scheduling = _NEVER, options: AllOptions 
     say("next:  prefect worker start --pool imagetask")
     if scheduled is None:
         say("then:  imagetask trigger SOURCE --out DIR")
-    return _DONE
+    return DONE
 
 
 def serve(*source: Sources, schedule: Scheduling = _NEVER, options: AllOptions = _DEFAULTS) -> int:
@@ -78,18 +78,18 @@ def serve(*source: Sources, schedule: Scheduling = _NEVER, options: AllOptions =
     from ..deploying.deployments import pause, served
 
     deployments = served(scheduled)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_STOPPED))  # until Prefect's runner takes it over
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(STOPPED))  # until Prefect's runner takes it over
     try:
         serve_all(*deployments, pause_on_shutdown=False)
     finally:  # Prefect's own pausing is cut off where SIGTERM ends this
         pause(deployments)
-    return _DONE
+    return DONE
 
 
 def trigger(
     *source: Sources,
     out: Out,
-    deployment: Annotated[str, Parameter(help="FLOW/DEPLOYMENT.")] = "generate-images/on-demand",
+    deployment: Annotated[str, Parameter(help="FLOW/DEPLOYMENT.")] = DEPLOYMENT,
     idempotency_key: Annotated[str | None, Parameter(help="A second call with this key gives the first run.")] = None,
     watch: Annotated[bool, Parameter(help="Wait for the run's end.", negative=())] = False,
     options: AllOptions = _DEFAULTS,
@@ -107,12 +107,12 @@ def trigger(
     say(f"{run.name}: run {run.id}")
     say(page_of(run))
     if not watch:
-        return _DONE
+        return DONE
     with if_interrupted(f"Interrupted. The run goes on; this stops it: prefect flow-run cancel {run.id}"):
         ended = follow(run, say)
     if not ended.is_completed():
-        return _STOPPED
-    return _DONE if ended.name == "Completed" else _SOME_FAILED
+        return STOPPED
+    return DONE if ended.name == "Completed" else SOME_FAILED
 
 
 def register(app: App) -> None:

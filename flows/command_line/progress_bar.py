@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from imagetask.dataset import ImageDataset
+from imagetask.settings import RunSettings
 
 from .. import monitoring
+from ..watching.failures_told import examples
+from ..wording import by_kind
 
 _LINE_SECONDS = 15.0
 
@@ -74,42 +74,34 @@ def _lines(console: Console, ended: threading.Event) -> None:
 
 
 def _speed(progress: monitoring.Progress) -> str:
-    seconds = progress.chunk_seconds or time.monotonic() - progress.started
-    return f"{progress.new_images / max(seconds, 0.001):.1f}/s"
+    return f"{progress.mean_speed / 60:.1f}/s"
 
 
 def _note(progress: monitoring.Progress) -> str:
-    words = [f"{kind} {count}" for kind, count in sorted(progress.failed.items())]
-    failed = f"failed: {', '.join(words)}" if words else ""
+    kinds = by_kind(progress.failed)
+    failed = f"failed: {kinds}" if kinds else ""
     waiting = f"waiting ({progress.waiting})" if progress.waiting else ""
     return " · ".join(text for text in (failed, waiting) if text)
 
 
-def print_summary(console: Console, out: Path, counts: Mapping[str, Any], seconds: float | None = None) -> None:
-    """A short table of what became of the rows, and how to open the dataset."""
+def print_summary(
+    console: Console, out: Path, settings: RunSettings, counts: Mapping[str, Any], seconds: float
+) -> None:
+    """A short table of what became of the rows, and how to open the dataset. out: the folder as it was given."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_row("rows", f"{counts['rows']:,}")
     table.add_row("images", f"{counts['done']:,}" + (f" ({counts['reused']:,} reused)" if counts["reused"] else ""))
-    reasons = _reasons(out) if counts["failed"] else {}
-    for kind, count in sorted(counts["failed"].items()):
-        table.add_row("failed", escape(f"{count:,} {kind}, as in: {reasons.get(kind)}"))
-    if seconds is not None:
-        table.add_row("time", f"{seconds:.1f} s")
+    for kind, found in examples(settings, counts["failed"], {}).items():
+        why = f", as in: {found[0].message}" if found else ""
+        table.add_row("failed", escape(f"{counts['failed'][kind]:,} {kind}{why}"))
+    table.add_row("time", f"{seconds:.1f} s")
     console.print(table)
-    if counts["failed"]:
-        console.print(f"Failed rows: [bold]imagetask.ImageDataset({escape(repr(str(out)))}).failures()[/bold]")
     shown_path = escape(repr(str(out)))
+    if counts["failed"]:
+        console.print(f"Failed rows: [bold]imagetask.ImageDataset({shown_path}).failures()[/bold]")
     console.print(
         f"Open it: [bold]imagetask.ImageDataset({shown_path})[/bold]"
         f"  or  [bold]datasets.load_dataset({shown_path})[/bold]",
         highlight=False,
         soft_wrap=True,
     )
-
-
-def _reasons(out: Path) -> dict[str, str]:
-    """Kind of failure → the message of the first row that failed so."""
-    rows = ImageDataset(out).failures().select("error_kind", "error_message")
-    lists = [name for name, dtype in rows.schema.items() if isinstance(dtype, pl.List)]
-    rows = (rows.explode(lists) if lists else rows).drop_nulls("error_kind").unique("error_kind", keep="first")
-    return dict(rows.iter_rows())

@@ -98,7 +98,7 @@ def deploy(scheduled: Scheduled | None = None) -> list[str]:
             _apply(deployment, entry["work_pool"]["name"])
             told.append(f"deployment {deployment.full_name}{_when(deployment)}")
             told += [f"automation {trigger['name']!r}" for trigger in entry.get("triggers", [])]
-        return told + [_make_automation(client, each) for each in described("automations.yaml")["automations"]]
+        return told + _make_automations(client)
 
 
 def served(scheduled: Scheduled | None = None) -> list[RunnerDeployment]:
@@ -106,8 +106,7 @@ def served(scheduled: Scheduled | None = None) -> list[RunnerDeployment]:
     with prefect_server() as client:
         _check(scheduled)
         _register_blocks()
-        for each in described("automations.yaml")["automations"]:
-            _make_automation(client, each)
+        _make_automations(client)
         deployments = [runner_deployment(entry, scheduled) for entry in _entries(scheduled)]
         for deployment in deployments:
             _check_not_on_a_pool(client, deployment)
@@ -183,6 +182,10 @@ def _apply(deployment: RunnerDeployment, work_pool: str) -> None:
         deployment.apply(work_pool_name=work_pool)
     except DeploymentApplyError as error:
         raise UsageError(f"the Prefect server refused the deployment {deployment.full_name}: {error}") from error
+
+
+def _make_automations(client: SyncPrefectClient) -> list[str]:
+    return [_make_automation(client, each) for each in described("automations.yaml")["automations"]]
 
 
 def _make_automation(client: SyncPrefectClient, description: dict[str, Any]) -> str:

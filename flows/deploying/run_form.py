@@ -14,7 +14,7 @@ from prefect import Flow
 from prefect.utilities.callables import ParameterSchema
 
 from imagetask.models import BACKENDS
-from imagetask.settings import BLOCK_NAME, SECRET_NAME, RunSettings
+from imagetask.settings import BLOCK_NAME, SECRET_NAME, RunSettings, without_null
 
 _ABSOLUTE = r"^(?!.*://)(/|~(/|$)|[A-Za-z]:[\\/])"
 _HOST = r"(\[[0-9A-Fa-f:.]+\](:[0-9]*)?|[^/@?\[\]]+)"
@@ -64,10 +64,8 @@ def strict_parameters(flow: Flow[..., Any]) -> StrictParameters:
 
 
 def _property(name: str, schema: dict[str, Any], parameter: inspect.Parameter, position: int) -> dict[str, Any]:
-    """A parameter that need not be given is left out, not null: of a choice the form makes two tabs."""
-    choices = [choice for choice in schema.pop("anyOf", []) if choice.get("type") != "null"]
-    if len(choices) == 1:
-        schema = {**schema, **choices[0]}
+    """A parameter that need not be given is left out, not null."""
+    without_null(schema)
     schema.pop("format", None)
     if name in ("source", "model"):
         several = {"uniqueItems": True} if name == "model" else {}

@@ -16,10 +16,10 @@ from prefect.utilities.urls import url_for
 from imagetask.errors import UsageError
 from imagetask.settings import RunSettings
 
+from . import DEPLOYMENT
 from .run_form import sent_parameters
 from .server_calls import check_credentials, prefect_server
 
-DEPLOYMENT = "generate-images/on-demand"
 _POLL_SECONDS = 1.0
 _PATIENCE_SECONDS = 15.0
 """A worker that is there takes a run sooner."""

@@ -15,14 +15,14 @@ from prefect.client.orchestration import SyncPrefectClient
 
 from imagetask.errors import StorageError
 from imagetask.layout import write_whole
-from imagetask.runs import counts_of_parts
+from imagetask.models.redact import told
 from imagetask.settings import RunSettings
 
 from ..monitoring import Progress
 from ..outcome import Ending, ended_early, finished
 from .contact_sheets import SHOWN_NEWEST, NewestImages
 from .markdown import code, picture
-from .posting import RunArtifact, artifact_key, impatient_client, told
+from .posting import RunArtifact, artifact_key, impatient_client
 from .progress_text import progress_text
 from .telling import is_cancelled
 
@@ -71,10 +71,10 @@ def live_artifacts(
     try:
         yield
     except BaseException as error:
-        live.end(error)
+        live.end(ended_early(error))
         raise
     else:
-        live.end()
+        live.end(finished(progress.counts) if progress.counts else None)
     finally:
         thread.join(seconds.end)
 
@@ -89,7 +89,7 @@ class _Live:
         self._progress = progress
         self._on_cancel = on_cancel
         self._seconds = seconds
-        self._error: BaseException | None = None
+        self._ending: Ending | None = None
         self._ended = threading.Event()
         self._images = NewestImages()
         self._shown: list[str] = []
@@ -98,9 +98,9 @@ class _Live:
         self._text = RunArtifact(progress.run, artifact_key("progress", name), "How far the run is")
         self._pictures = RunArtifact(progress.run, artifact_key("images", name), "The newest images of the run")
 
-    def end(self, error: BaseException | None = None) -> None:
-        """error: by which the run ended; None where it came to its end."""
-        self._error = error
+    def end(self, ending: Ending | None) -> None:
+        """The last update tells how the run ended."""
+        self._ending = ending
         self._ended.set()
 
     def keep_up(self) -> None:
@@ -131,14 +131,9 @@ class _Live:
         return True
 
     def _put_text(self, client: SyncPrefectClient) -> bool:
-        ending = self._ending() if self._ended.is_set() else None
+        ending = self._ending if self._ended.is_set() else None
         self._text.put(client, progress_text(self._settings, self._progress, ending))
         return True
-
-    def _ending(self) -> Ending:
-        if self._error is not None:
-            return ended_early(self._error)
-        return finished(self._progress.counted(counts_of_parts(self._settings.layout)))
 
     def _put_images(self, client: SyncPrefectClient) -> bool:
         newest = self._progress.newest(SHOWN_NEWEST)

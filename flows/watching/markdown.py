@@ -6,26 +6,21 @@ import base64
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from imagetask.models.redact import short_line
+
 _SPECIAL = re.compile(r"[\\`*_\[\]|~$#>]")
 _LIST = re.compile(r"^(\d*)([-+.)])(?= |$)")
 
 
-def plain(value: object, longest: int = 200) -> str:
-    """A value as one line of printable text of at most `longest` characters."""
-    line = " ".join(str(value).split())
-    line = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in line)
-    return line if len(line) <= longest else line[: longest - 1] + "…"
-
-
 def text(value: object, longest: int = 200) -> str:
     """A value as one line of text in which nothing is markup or HTML; also for a cell of a table."""
-    line = plain(value, longest).replace("&", "&amp;").replace("<", "&lt;")
+    line = short_line(str(value), longest).replace("&", "&amp;").replace("<", "&lt;")
     return _LIST.sub(r"\1\\\2", _SPECIAL.sub(r"\\\g<0>", line))
 
 
 def code(value: object, longest: int = 500) -> str:
     """A value as code within a line; also for a cell of a table."""
-    line = plain(value, longest).replace("|", "¦")
+    line = short_line(str(value), longest).replace("|", "¦")
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
     return f"{fence} {line} {fence}" if "`" in line or line != line.strip() or not line else f"{fence}{line}{fence}"
 
@@ -51,15 +46,3 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def picture(jpeg: bytes, meaning: str) -> str:
     """A picture as part of the text; meaning: what it shows, for those who do not see it."""
     return f"![{text(meaning)}](data:image/jpeg;base64,{base64.b64encode(jpeg).decode()})"
-
-
-def duration(seconds: float) -> str:
-    """About how long, for people."""
-    if seconds < 120:
-        return f"{max(seconds, 1):.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def dollars(usd: float) -> str:
-    """An amount of money, to the cent, and more exactly where it is small."""
-    return f"{usd:,.2f} USD" if usd >= 1 or usd == 0 else f"{usd:.4f} USD"

@@ -18,17 +18,10 @@ from prefect.client.schemas.filters import (
 from prefect.exceptions import PrefectException
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from imagetask.models.redact import one_line
-
 REFUSALS = (httpx.HTTPError, httpx.InvalidURL, PrefectException, OSError, ValueError)
 """What a server that is gone, slow or overloaded raises, also where something else answers in its place."""
 
 _LONGEST_SLUG = 60
-
-
-def told(error: Exception) -> str:
-    """Kind and message of an error, as one line for the log."""
-    return f"{type(error).__name__}: {one_line(str(error))}"
 
 
 @contextmanager

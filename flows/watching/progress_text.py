@@ -10,7 +10,8 @@ from imagetask.settings import RunSettings
 
 from ..monitoring import Progress
 from ..outcome import Ending
-from .markdown import code, dollars, duration, pairs, text
+from ..wording import by_kind, dollars, duration
+from .markdown import code, pairs, text
 
 _BAR = 40
 _RELOAD = "; reload the page to see newer"
@@ -41,9 +42,7 @@ def progress_text(settings: RunSettings, progress: Progress, ending: Ending | No
 
 def failed_told(failed: Mapping[str, int]) -> str:
     """How many failed, and of which kind."""
-    most_first = sorted(failed.items(), key=lambda item: (-item[1], item[0]))
-    kinds = ", ".join(f"{kind} {count:,}" for kind, count in most_first)
-    return f"{sum(failed.values()):,} ({text(kinds)})" if kinds else "none"
+    return f"{sum(failed.values()):,} ({text(by_kind(failed))})" if failed else "none"
 
 
 def cost_told(settings: RunSettings, progress: Progress) -> str:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TypeVar
 
 from imagetask.layout import Layout, write_whole
+from imagetask.models.redact import told
 from imagetask.plan import read_plan
 from imagetask.runs import Counts, counts_of_parts
 from imagetask.settings import RunSettings
@@ -19,10 +20,11 @@ from imagetask.settings import RunSettings
 from ..monitoring import Progress
 from ..outcome import Ending
 from ..resume_command import command_of
+from ..wording import duration
 from .contact_sheets import SAMPLED, NewestImages, dataset_sheet
 from .failures_told import Example, examples, meaning, next_run
-from .markdown import block, code, duration, pairs, picture, text
-from .posting import RunArtifact, artifact_key, impatient_client, told
+from .markdown import block, code, pairs, picture, text
+from .posting import RunArtifact, artifact_key, impatient_client
 from .progress_text import cost_told, failed_told
 
 logger = logging.getLogger(__name__)
@@ -47,13 +49,12 @@ class _Report:
         return "\n\n".join(filter(None, [self.head, markdown, self.body]))
 
 
-def publish_report(settings: RunSettings, progress: Progress, counts: Counts | None, ending: Ending) -> None:
+def publish_report(settings: RunSettings, progress: Progress, ending: Ending) -> None:
     """Writes the report of a run that has just ended, and posts it as an artifact; the one does not need the other.
 
-    counts: of the finished chunks; None to have them read here. Whatever cannot be had, written or posted is told in
-    the log, and raises nothing: the run is over.
+    Whatever cannot be had, written or posted is told in the log, and raises nothing: the run is over.
     """
-    report = _tried("it could not be made", lambda: _report(settings, progress, counts, ending))
+    report = _tried("it could not be made", lambda: _report(settings, progress, ending))
     if report is not None:
         _tried("it was not written", lambda: _write(settings, report))
         _tried("it was not posted", lambda: _post(settings, progress, report))
@@ -68,8 +69,8 @@ def _tried(trouble: str, work: Callable[[], T]) -> T | None:
         return None
 
 
-def _report(settings: RunSettings, progress: Progress, counts: Counts | None, ending: Ending) -> _Report:
-    counts = counts_of_parts(settings.layout) if counts is None else counts
+def _report(settings: RunSettings, progress: Progress, ending: Ending) -> _Report:
+    counts = progress.counts or counts_of_parts(settings.layout)
     head, body = _head(settings, progress, counts, ending), _body(settings, progress, counts, ending)
     sheet = _tried("its pictures are the newest ones", lambda: dataset_sheet(settings))
     newest = NewestImages()

@@ -13,10 +13,11 @@ from prefect.runtime import flow_run
 from prefect.states import Crashed
 
 from imagetask.errors import RunStopped
+from imagetask.models.redact import told
 from imagetask.settings import RunSettings
 
 from ..naming import day
-from .posting import REFUSALS, impatient_client, told
+from .posting import REFUSALS, impatient_client
 
 logger = logging.getLogger(__name__)
 

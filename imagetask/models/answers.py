@@ -7,7 +7,7 @@ from typing import Any
 
 from imagetask.errors import GenerationError, ImageError
 from imagetask.images import Image
-from imagetask.models.redact import one_line, safe_cause
+from imagetask.models.redact import one_line, safe_cause, told
 
 
 async def image_of(call: Callable[[], Awaitable[Any]], name: str) -> Image:
@@ -29,7 +29,7 @@ def failure_of(error: BaseException) -> GenerationError:
     if isinstance(error, ImageError):
         failure = GenerationError("corrupt_image", one_line(str(error)))
     else:
-        failure = GenerationError("unknown", one_line(f"{type(error).__name__}: {error}"))
+        failure = GenerationError("unknown", told(error))
     failure.__cause__ = safe_cause(error)
     return failure
 

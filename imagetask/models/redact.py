@@ -39,10 +39,19 @@ def redact(text: str, secrets: Sequence[str] = ()) -> str:
 
 
 def one_line(text: str, secrets: Sequence[str] = (), longest: int = LONGEST_MESSAGE) -> str:
-    """The text fit for a message: redacted, on one line, printable, cut to `longest` characters."""
-    line = " ".join(redact(text[:_READ], secrets).split())
-    line = "".join(letter for letter in line if letter.isprintable())
+    """The text fit for a message: redacted, and short as by `short_line`."""
+    return short_line(redact(text[:_READ], secrets), longest)
+
+
+def short_line(text: str, longest: int) -> str:
+    """The text on one line, printable, cut to `longest` characters."""
+    line = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in " ".join(text.split()))
     return line if len(line) <= longest else line[: longest - 1] + "…"
+
+
+def told(error: BaseException) -> str:
+    """Kind and message of an exception, as one line that is fit for a message."""
+    return one_line(f"{type(error).__name__}: {error}")
 
 
 def safe_cause(error: BaseException, secrets: Sequence[str] = ()) -> BaseException | None:
