@@ -87,7 +87,9 @@ class RunSettings(BaseModel):
     task: str = Field(default=DEFAULT_TASK, description="Import path of an ImageTask, as in my_module:MyTask.")
     prompt_column: str | None = Field(default=None, description="Column that holds the prompts; default: prompt.")
     rename: dict[str, str] = Field(default_factory=dict, description="Columns of the source to rename, old: new.")
-    num_generations: int | None = Field(default=None, ge=1, description="Images for each row; default: the task's, 1.")
+    num_generations: int | None = Field(
+        default=None, ge=1, description="Different images for each row; default: the task's, 1."
+    )
     seed: int = Field(default=0, ge=0, description="Seed of the run; every generation's seed comes from it.")
     width: int | None = Field(default=None, ge=1, description="Width in px.")
     height: int | None = Field(default=None, ge=1, description="Height in px.")
@@ -102,7 +104,8 @@ class RunSettings(BaseModel):
     max_failed: int | None = Field(default=None, ge=0, description="More failed rows than this stop the run.")
     limit: int | None = Field(default=None, ge=1, description="Only the first rows of the source.")
     store: str | None = Field(
-        default=None, description="Where generations are kept: a folder, s3://…, gs://…, az://…; default: in OUT."
+        default=None,
+        description="Where generations are kept: a folder, s3://…, gs://… or az://…; default: the dataset's own.",
     )
     rebuild: bool = Field(default=False, description="Make every part of the dataset anew, from the store.")
 

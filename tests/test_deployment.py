@@ -210,6 +210,11 @@ def test_the_run_form_has_every_parameter_of_a_run_described_and_in_the_order_of
     assert list(properties)[:3] == ["source", "out", "model"]
 
 
+def test_prefects_own_run_form_describes_the_parameters_as_the_settings_do() -> None:
+    own = {name: schema["description"] for name, schema in generate_images.parameters.properties.items()}
+    assert own == {name: field.description for name, field in RunSettings.model_fields.items()}
+
+
 @pytest.mark.parametrize(
     ("parameters", "named"),
     [
