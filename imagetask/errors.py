@@ -27,6 +27,7 @@ ErrorKind = Literal[
     "refused",
     "blank_image",
     "corrupt_image",
+    "placeholder_image",
     "download",
     "config",
     "invalid_input",

@@ -24,7 +24,7 @@ GOOD = [f"prompt {number}" for number in range(5)]
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imagetask.models.calls.RETRY_DELAY", 0.01)
+    monkeypatch.setattr("imagetask.models.calling.RETRY_DELAY", 0.01)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ Make = Callable[..., ManagedModel]
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imagetask.models.calls.RETRY_DELAY", 0.01)
+    monkeypatch.setattr("imagetask.models.calling.RETRY_DELAY", 0.01)
 
 
 @pytest.fixture(params=["openai", "huggingface"])
@@ -220,7 +220,7 @@ def test_call_waits_as_long_as_it_is_told_and_no_attempt_is_used(
 def test_model_that_is_still_loading_after_the_warm_up_budget_stops_the_run(
     make: Make, model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imagetask.models.calls.LONGEST_WAIT", 0.5)
+    monkeypatch.setattr("imagetask.models.recovery.LONGEST_WAIT", 0.5)
     model_server.fail(None, Fault("loading", retry_after=0.2), forever=True)
     error = stopped(make(), GOOD)
     assert error.kind == "loading"

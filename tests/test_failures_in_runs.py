@@ -27,7 +27,7 @@ KEY = "sk-secret-1234567890"
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imagetask.models.calls.RETRY_DELAY", 0.01)
+    monkeypatch.setattr("imagetask.models.calling.RETRY_DELAY", 0.01)
 
 
 def managed_for(server: ModelServer, store: Path) -> ManagedModel:

@@ -305,7 +305,7 @@ def test_local_model_may_fail_one_request_of_a_batch() -> None:
 
 
 def test_local_model_that_raises_fails_its_batch_with_the_exceptions_type(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imagetask.models.calls.RETRY_DELAY", 0.01)
+    monkeypatch.setattr("imagetask.models.calling.RETRY_DELAY", 0.01)
     [[one]] = LocalModel().generate_outputs(["crash"])
     assert (one.error_kind, one.attempts) == ("unknown", 2)
     assert one.error_message == "RuntimeError: out of memory"

@@ -223,7 +223,7 @@ def test_another_size_or_seed_asks_for_all_again_and_going_back_for_nothing(stor
 def test_a_failure_that_may_pass_is_asked_again_and_a_refusal_is_not(
     story: Story, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imagetask.models.calls.RETRY_DELAY", 0.01)
+    monkeypatch.setattr("imagetask.models.calling.RETRY_DELAY", 0.01)
     story.server.fail("dog", "server_error", forever=True)
     story.server.fail("fox", "refused", forever=True)
 

@@ -12,7 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from imagetask.errors import ErrorKind, GenerationError
 from imagetask.images import Image
 
-Status = Literal["done", "failed"]
+Status = Literal["done", "failed", "pending"]
+"""Of a generation: it has its image, it failed, or it was not asked for because a budget was reached."""
+
+CostSource = Literal["reported", "price table", "local", "unknown"]
+"""From where a cost is known: the backend's own account, the block's prices, a model of this machine (free), or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,7 @@ class Generation:
     key: under which the store keeps it. seed: recorded whether or not the backend has seeds. generation: 0-based
     number among those of one row. attempts: calls made for it, in this and earlier runs. latency: seconds of the
     call that decided. reused: it was in the store. maybe_billed: a call whose answer was lost may have been charged.
+    cost: USD of all its calls that brought an image; cost_source: None where none did.
     parameters: what was asked beside prompt and seed. info: what the backend said beside the picture. Both JSON-able.
     """
 
@@ -73,11 +78,15 @@ class Generation:
     latency: float | None = None
     reused: bool = False
     maybe_billed: bool = False
+    cost: float | None = None
+    cost_source: CostSource | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def status(self) -> Status:
-        return "done" if self.error_kind is None else "failed"
+        if self.error_kind is not None:
+            return "failed"
+        return "pending" if self.image is None else "done"
 
     def failed(self, kind: ErrorKind, message: str) -> Generation:
         """The same generation, failed; the image stays in the store."""

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import hashlib
 import json
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 from imagetask.errors import ErrorKind, GenerationError, StopReason, StorageError
+from imagetask.models.attempts import Ask, following
 from imagetask.models.base import (
     AsyncImageGenerationModel,
     Generation,
     ImageGenerationModel,
     ImageRequest,
 )
-from imagetask.models.calls import Ask, Calls
+from imagetask.models.breakers import Breakers
+from imagetask.models.budget import Budget
+from imagetask.models.calls import Calls
 from imagetask.models.event_loop import event_loop
+from imagetask.models.identity import Identity
 from imagetask.models.pacing import Pace
 from imagetask.models.redact import one_line
 from imagetask.models.tally import Tally
@@ -38,7 +42,10 @@ class ManagedModel:
     store: where generations are remembered; None remembers nothing. seed: the run's seed.
     max_concurrency: calls under way at once, at most. requests_per_minute: None for as many as the backend admits.
     pace: in place of the two limits, one that models of one account share.
-    prices: "MODEL" or "MODEL WIDTHxHEIGHT" → USD an image, for the tally.
+    prices: as `imagetask.models.costs.cost_of` takes them. budget: what may be spent; models may share it.
+    breakers: when a run is stopped because too much fails.
+    instead: models and seeds that failed rows were tried again with, in earlier runs and this one, the first first.
+    other: asked in place of this model for the failed rows of this run that are tried again.
     One `ManagedModel` serves all threads of a process; `for_rows` gives each chunk its own view of it.
     """
 
@@ -52,13 +59,29 @@ class ManagedModel:
         requests_per_minute: float | None = None,
         pace: Pace | None = None,
         prices: Mapping[str, float] | None = None,
+        budget: Budget | None = None,
+        breakers: Breakers | None = None,
+        instead: Sequence[Identity] = (),
+        other: ManagedModel | None = None,
     ) -> None:
         self.model = model
         self.store = store
         self.seed = seed
+        self.identity = Identity.of(model, seed)
         self._thread = event_loop()
         pace = pace or Pace(max_concurrency, requests_per_minute)
-        self._calls = Calls(model, store, pace, self._thread, prices)
+        self._calls = Calls(
+            model,
+            store,
+            pace,
+            self._thread,
+            prices=prices or {},
+            budget=budget or Budget(),
+            breakers=breakers or Breakers(),
+        )
+        self._instead = tuple(instead)
+        self._other = other
+        self._again: Sequence[bool] | None = None
         self._loaded = False
         self._loading = threading.Lock()
         self._owner: ManagedModel | None = None
@@ -125,14 +148,16 @@ class ManagedModel:
     ) -> None:
         self.unload()
 
-    def for_rows(self, ordinals: Sequence[int]) -> ManagedModel:
+    def for_rows(self, ordinals: Sequence[int], again: Sequence[bool] | None = None) -> ManagedModel:
         """A view for the rows of one chunk: what is asked of it, in order, are these rows, with these ordinals.
 
+        again: of each row, whether its failures are asked for again; nothing else is asked for then, and what is not
+        remembered is pending. None asks for what is not remembered, and again for what failed in a way that may pass.
         The view's `asked` holds the generations of each row that was asked for, in the order of asking.
         """
         view = copy.copy(self)
         view._owner = self._owner or self
-        view._ordinals, view.asked = ordinals, []
+        view._ordinals, view._again, view.asked = ordinals, again, []
         view._counted_here = Tally()
         return view
 
@@ -159,11 +184,12 @@ class ManagedModel:
         done = self._asked_in_vain(wanted, num_generations)
         valid = [i for i, failed in enumerate(done) if failed is None]
         requests = [request for request in wanted if isinstance(request, ImageRequest)]
-        identities = [self._identity(request) for request in requests]
+        identities = [self.identity.describe(request) for request in requests]
         ordinals = self._ordinals_of(valid, identities)
+        first = len(self.asked or ())
         asks = [
-            [self._ask(request, identity, ordinal, number) for number in range(num_generations)]
-            for request, identity, ordinal in zip(requests, identities, ordinals, strict=True)
+            [self._ask(request, identity, ordinal, number, first + row) for number in range(num_generations)]
+            for row, request, identity, ordinal in zip(valid, requests, identities, ordinals, strict=True)
         ]
         made = self._thread.run(self._all(asks))
         for i, generations in zip(valid, made, strict=True):
@@ -192,7 +218,7 @@ class ManagedModel:
         return [flat[i : i + size] for i in range(0, len(flat), size)]
 
     async def _counted(self, ask: Ask) -> Generation:
-        generation = await self._calls.generation(ask)
+        generation = await self._answered(ask)
         self._count(generation)
         return generation
 
@@ -231,33 +257,29 @@ class ManagedModel:
             seen[key] += 1
         return ordinals
 
-    def _identity(self, request: ImageRequest) -> dict[str, Any]:
-        """What decides the pixels, but for seed, ordinal and number. No secret and no path is in it."""
-        url = self.model.key_url
-        return {
-            "backend": self.model.backend,
-            "model": self.model_name,
-            **({"url": url} if url else {}),
-            "prompt": request.prompt,
-            "parameters": request.parameters(),
-        }
+    def _ask(self, request: ImageRequest, described: Mapping[str, Any], ordinal: int, number: int, row: int) -> Ask:
+        """row: of this view's."""
+        ask = self.identity.ask(request, described, ordinal, number)
+        again = None if self._again is None else self._again[row]
+        if not self._instead:
+            return replace(ask, again=again)
+        others = (one.ask(request, one.describe(request), ordinal, number) for one in self._instead)
+        return replace(ask, again=again, instead=tuple(other.key for other in others))
 
-    def _ask(self, request: ImageRequest, identity: dict[str, Any], ordinal: int, number: int) -> Ask:
-        base = self.seed if request.seed is None else request.seed
-
-        def seed_of(again: int) -> int:
-            return _derived_seed([base, identity, ordinal, number, *([again] if again else [])])
-
-        seed = request.seed if request.seed is not None and number == 0 else seed_of(0)
-        key = generation_key({**identity, "seed": seed, "ordinal": ordinal, "generation": number})
-        return Ask(request, key, seed, number, ordinal, seed_again=seed_of)
-
-
-def _derived_seed(parts: list[Any]) -> int:
-    """A seed of 31 bits, which every backend takes, from everything that tells one generation from another."""
-    text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
-    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=4).digest()
-    return int.from_bytes(digest, "big") >> 1
+    async def _answered(self, ask: Ask) -> Generation:
+        """By the model itself; or, where a failed row is tried again with another, by that one."""
+        other = self._other
+        if other is None or not ask.again:
+            return await self._calls.generation(ask)
+        asked = other.identity.ask(ask.request, other.identity.describe(ask.request), ask.ordinal, ask.generation)
+        before = tuple(key for key in ask.instead if key != asked.key)
+        own = await self._calls.generation(replace(ask, again=False, instead=before))
+        if own.status == "done":
+            return own
+        made = await other._calls.generation(replace(asked, again=True))
+        if own.status == "pending":
+            return made
+        return own if made.status == "pending" else following(made, own)
 
 
 def _request_of(item: Input, defaults: Mapping[str, Any]) -> ImageRequest | GenerationError:

@@ -34,6 +34,7 @@ class Pace:
         self._waiting: deque[asyncio.Future[int]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._tickets = 0
+        self._slowed_at = 0
         self._cut_at = 0
         self._floor = 1.0
         self._refused_level: float | None = None
@@ -88,6 +89,12 @@ class Pace:
         self.limit = max(self._floor, min(self.limit, float(self.in_flight)))
         self._refused_level = self.limit + 1
         self._hand_out()
+
+    def slow_down(self) -> None:
+        """Halves the number of places, once for all calls that are under way: the backend shows signs of its load."""
+        if self._tickets > self._slowed_at:
+            self._slowed_at = self._tickets + self.in_flight
+            self.limit = max(1.0, self.limit / 2)
 
     def pause(self, seconds: float) -> None:
         """No new call by any caller for so long."""

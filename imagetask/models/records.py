@@ -10,7 +10,18 @@ from imagetask.models.base import Generation
 from imagetask.models.redact import one_line
 from imagetask.store import GenerationStore
 
-_RECORDED = ("model_name", "prompt", "seed", "generation", "error_kind", "error_message", "attempts", "latency")
+_RECORDED = (
+    "model_name",
+    "prompt",
+    "seed",
+    "generation",
+    "error_kind",
+    "error_message",
+    "attempts",
+    "latency",
+    "cost",
+    "cost_source",
+)
 
 
 def to_record(generation: Generation) -> dict[str, Any]:

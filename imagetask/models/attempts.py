@@ -1,0 +1,100 @@
+"""One generation on its way: what is asked, and what its attempts came to so far."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from imagetask.errors import GenerationError
+from imagetask.images import Image
+from imagetask.models.base import Generation, ImageRequest
+from imagetask.models.costs import Cost
+from imagetask.models.records import plain_info
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A request with what makes its generation this one. seed_again: derives the seed of a further attempt.
+
+    again: whether a failure that is remembered is asked for again: None by the table of treatments; False makes no call
+    at all, so that what is not remembered is pending.
+    instead: keys of generations that were made in its place, with another model or seed.
+    """
+
+    request: ImageRequest
+    key: str
+    seed: int
+    generation: int
+    ordinal: int
+    seed_again: Callable[[int], int]
+    again: bool | None = None
+    instead: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class History:
+    """The attempts at one generation so far, those of earlier runs with them. usd: what they cost that is known."""
+
+    seed: int
+    attempts: int = 0
+    waits: int = 0
+    maybe_billed: bool = False
+    kinds: Counter[str] = field(default_factory=Counter)
+    latency: float | None = None
+    info: Mapping[str, Any] = field(default_factory=dict)
+    cost: Cost | None = None
+    last: GenerationError | None = None
+
+    def add_cost(self, cost: Cost) -> None:
+        """Takes what an image cost, also one that was no good."""
+        if self.cost is None:
+            self.cost = cost
+        elif self.cost.usd is None or cost.usd is None:
+            self.cost = Cost(None, "unknown")
+        else:
+            self.cost = Cost(self.cost.usd + cost.usd, cost.source)
+
+    def follow(self, failed: Generation) -> None:
+        """Takes the attempts of an earlier run that failed."""
+        self.attempts += failed.attempts
+        self.maybe_billed |= failed.maybe_billed
+        if failed.cost_source is not None:
+            self.add_cost(Cost(failed.cost, failed.cost_source))
+
+    def generation(
+        self, model_name: str, ask: Ask, *, image: Image | None = None, error: GenerationError | None = None
+    ) -> Generation:
+        """What it came to; without image and error it is pending."""
+        return Generation(
+            model_name=model_name,
+            prompt=ask.request.prompt,
+            parameters=ask.request.parameters(),
+            key=ask.key,
+            seed=self.seed,
+            generation=ask.generation,
+            image=image,
+            error_kind=error.kind if error else None,
+            error_message=error.message if error else None,
+            attempts=self.attempts,
+            latency=self.latency,
+            maybe_billed=self.maybe_billed,
+            cost=None if self.cost is None else self.cost.usd,
+            cost_source=None if self.cost is None else self.cost.source,
+            info=plain_info(self.info),
+        )
+
+
+def following(generation: Generation, earlier: Generation) -> Generation:
+    """The generation, with the attempts and the cost of an earlier one that it was made in place of."""
+    cost = None if generation.cost_source is None else Cost(generation.cost, generation.cost_source)
+    history = History(seed=0, attempts=generation.attempts, maybe_billed=generation.maybe_billed, cost=cost)
+    history.follow(earlier)
+    return replace(
+        generation,
+        attempts=history.attempts,
+        maybe_billed=history.maybe_billed,
+        cost=None if history.cost is None else history.cost.usd,
+        cost_source=None if history.cost is None else history.cost.source,
+    )

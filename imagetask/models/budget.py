@@ -1,0 +1,166 @@
+"""Budgets: how many images a dataset may cost, and how much money; reserved before each call, kept over runs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+
+from imagetask.errors import StorageError
+
+_NANO = 1_000_000_000
+"""Amounts are whole billionths of a USD, so that they add up exactly."""
+
+
+class BudgetReached(Exception):
+    """No further call may be made: with it, more than the budget might be spent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Of one call. nano: billionths of a USD that it may cost."""
+
+    nano: int
+
+    @property
+    def usd(self) -> float:
+        return self.nano / _NANO
+
+
+class Budget:
+    """What a dataset may cost, for all models of a run in a process; lives on one event loop.
+
+    max_images: images that were, or may have been, paid for. max_cost: USD. None for no limit.
+    ledger: a file of the dataset to which every amount is appended before and after its call, so that what earlier
+    runs spent counts, killed ones too: what was reserved and never settled counts as spent. None keeps no account.
+    Raises `StorageError` where the ledger cannot be read or written.
+    """
+
+    def __init__(
+        self, *, max_images: int | None = None, max_cost: float | None = None, ledger: Path | None = None
+    ) -> None:
+        self.max_images = max_images
+        self.max_cost = max_cost
+        self._ledger = ledger
+        self._most = None if max_cost is None else _nano(max_cost)
+        self._images, self._spent = (0, 0) if ledger is None else _opened(ledger)
+        self._reserved = 0
+        self._changed = asyncio.Event()
+        self.reached = False
+
+    @property
+    def limited(self) -> bool:
+        return self.max_images is not None or self.max_cost is not None
+
+    @property
+    def images(self) -> int:
+        """Images spent so far, by all runs, with what is reserved."""
+        return self._images
+
+    @property
+    def cost(self) -> float:
+        """USD spent so far, by all runs, with what is reserved."""
+        return self._spent / _NANO
+
+    async def reserve(self, price: float) -> Reservation:
+        """Takes the price of one image (USD) out of the budget, before its call.
+
+        Where what is left is reserved by other calls, it waits for them: they may fail, and cost nothing.
+        Raises `BudgetReached`.
+        """
+        nano = _nano(price)
+        while not self._fits(nano):
+            if not self._reserved:
+                self.reached = True
+                raise BudgetReached
+            self._changed.clear()
+            await self._changed.wait()
+        self._reserved += 1
+        if self.limited:
+            self._add(1, nano)
+        return Reservation(nano)
+
+    def settle(self, reservation: Reservation, usd: float) -> None:
+        """An image came, or may have been made and lost: this is what it cost."""
+        self._reserved -= 1
+        nano = _nano(usd)
+        if not self.limited:
+            self._add(1, nano)
+        elif nano != reservation.nano:
+            self._add(0, nano - reservation.nano)
+        self._changed.set()
+
+    def release(self, reservation: Reservation) -> None:
+        """No image was made."""
+        self._reserved -= 1
+        if self.limited:
+            self._add(-1, -reservation.nano)
+        self._changed.set()
+
+    def _fits(self, nano: int) -> bool:
+        if self.max_images is not None and self._images >= self.max_images:
+            return False
+        return self._most is None or self._spent + nano <= self._most
+
+    def _add(self, images: int, nano: int) -> None:
+        self._images += images
+        self._spent += nano
+        if self._ledger is not None:
+            _append(self._ledger, f"{images} {Decimal(nano) / _NANO:f}\n".encode())
+
+
+def spent(ledger: Path) -> tuple[int, float]:
+    """Images and USD that a ledger counts. Raises `StorageError`."""
+    images, nano = _read(ledger)
+    return images, nano / _NANO
+
+
+def _nano(usd: float) -> int:
+    return round(Decimal(repr(float(usd))) * _NANO)
+
+
+def _append(ledger: Path, line: bytes) -> None:
+    """One line in one write, so that a kill leaves it out rather than in half."""
+    try:
+        file = os.open(ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            written = os.write(file, line)
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise StorageError(f"could not write {ledger}: {error.strerror}") from error
+    if written != len(line):
+        raise StorageError(f"could not write {ledger}: the disk is full")
+
+
+def _opened(ledger: Path) -> tuple[int, int]:
+    """What the ledger counts; half a line that a kill left is taken off, so that the next one starts on its own."""
+    counted = _read(ledger)
+    try:
+        text = ledger.read_bytes()
+        if not text.endswith(b"\n"):
+            os.truncate(ledger, text.rfind(b"\n") + 1)
+    except FileNotFoundError:
+        return counted
+    except OSError as error:
+        raise StorageError(f"could not write {ledger}: {error.strerror}") from error
+    return counted
+
+
+def _read(ledger: Path) -> tuple[int, int]:
+    try:
+        text = ledger.read_bytes()
+    except FileNotFoundError:
+        return 0, 0
+    except OSError as error:
+        raise StorageError(f"could not read {ledger}: {error.strerror}") from error
+    images = nano = 0
+    for line in text[: text.rfind(b"\n") + 1].splitlines():
+        try:
+            count, usd = line.split()
+            images, nano = images + int(count), nano + round(Decimal(usd.decode()) * _NANO)
+        except (ValueError, InvalidOperation) as error:
+            raise StorageError(f"{ledger} is damaged: remove it, and what was spent so far counts no longer") from error
+    return images, nano

@@ -1,0 +1,191 @@
+"""One attempt at a generation: a place, the price, the call, and the image checked and made durable."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from imagetask.errors import GenerationError, ImageError
+from imagetask.images import Image, check_image
+from imagetask.models.answers import image_of
+from imagetask.models.attempts import Ask, History
+from imagetask.models.base import AsyncImageGenerationModel, Generation, ImageGenerationModel, ImageRequest
+from imagetask.models.batching import Batches
+from imagetask.models.budget import Budget, Reservation
+from imagetask.models.costs import FREE, cost_of, price_before
+from imagetask.models.event_loop import IMAGE_THREADS, EventLoopThread
+from imagetask.models.pacing import Pace
+from imagetask.models.placeholders import PlaceholderWatch
+from imagetask.models.records import to_record
+from imagetask.models.redact import one_line
+from imagetask.models.tally import Tally
+from imagetask.models.treatments import DOWNLOADS, TREATMENTS
+from imagetask.store import GenerationStore
+
+logger = logging.getLogger(__name__)
+
+LONGEST_PAUSE = 60.0
+"""Longest wait that is chosen here, where the backend does not say how long (seconds)."""
+_SHORTEST_WAIT = 0.25
+RETRY_DELAY = 0.5
+"""First pause before a further attempt, or before a result is fetched again; doubles with each (seconds)."""
+
+
+@dataclass(slots=True)
+class Caller:
+    """Makes the calls of one model in a run in this process; lives on one event loop.
+
+    sleep: sleeps so many seconds, but not past a stop. any_answer: the backend has been reached.
+    """
+
+    model: ImageGenerationModel
+    store: GenerationStore | None
+    pace: Pace
+    budget: Budget
+    prices: Mapping[str, float]
+    tally: Tally
+    thread: EventLoopThread
+    sleep: Callable[[float], Awaitable[None]]
+    any_answer: bool = False
+    _dearest: float = 0.0
+    _batches: Batches | None = None
+    _unchecked: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2 * IMAGE_THREADS))
+    _placeholders: PlaceholderWatch = field(default_factory=PlaceholderWatch)
+
+    def __post_init__(self) -> None:
+        self._batches = None if isinstance(self.model, AsyncImageGenerationModel) else Batches(self.model)
+
+    async def attempt(self, ask: Ask, history: History) -> Generation:
+        """One call, to the durable image. The place is given back once there is room for checking the image.
+
+        Raises `GenerationError`, `BudgetReached`, `StorageError`, and the error that stopped the pace.
+        """
+        ticket = await self.pace.acquire()
+        try:
+            reservation = await self.budget.reserve(self._price_before(ask.request))
+        except BaseException:
+            self.pace.release()
+            raise
+        image = await self._image(ticket, reservation, ask, history)
+        self.any_answer = True
+        self.pace.answered()
+        try:
+            return await self._checked_and_kept(image, ask, history)
+        finally:
+            self._unchecked.release()
+
+    async def _image(self, ticket: int, reservation: Reservation, ask: Ask, history: History) -> Image:
+        started = time.monotonic()
+        history.attempts += 1
+        self.tally.calls += 1
+        try:
+            image = await self._asked(replace(ask.request, seed=history.seed if self.model.has_seeds else None))
+        except GenerationError as error:
+            self._give_back(ticket, reservation, error, history)
+            raise
+        except BaseException:
+            self.budget.settle(reservation, reservation.usd)
+            self.pace.release()
+            raise
+        history.latency = time.monotonic() - started
+        history.info = image.info
+        self._pay(reservation, image, history)
+        try:
+            await self._unchecked.acquire()
+        except BaseException:
+            self.pace.release()
+            raise
+        return image
+
+    def _give_back(self, ticket: int, reservation: Reservation, error: GenerationError, history: History) -> None:
+        """After a failure: the price, unless an image may have been made, and the place."""
+        self.any_answer = self.any_answer or not error.info.get("refused_connection", False)
+        if _was_free(error):
+            self.budget.release(reservation)
+        else:
+            self.budget.settle(reservation, reservation.usd)
+        if error.kind == "rate_limited":
+            history.waits += 1
+            self.pace.rejected(ticket, wait_of(error, history.waits))
+        else:
+            self.pace.release()
+
+    def _pay(self, reservation: Reservation, image: Image, history: History) -> None:
+        cost = FREE if self._batches is not None else cost_of(self.prices, self.model.model_name, image)
+        history.add_cost(cost)
+        self.tally.add_call(history.latency or 0.0, cost.usd)
+        self._dearest = max(self._dearest, cost.usd or 0.0)
+        self.budget.settle(reservation, reservation.usd if cost.usd is None else cost.usd)
+
+    def _price_before(self, request: ImageRequest) -> float:
+        if self._batches is not None:
+            return 0.0
+        return max(price_before(self.prices, self.model.model_name, request) or 0.0, self._dearest)
+
+    async def _asked(self, request: ImageRequest) -> Image:
+        """The model's image; one that was paid for and not fetched is fetched again. Raises `GenerationError`."""
+        method = "agenerate" if self._batches is None else "generate"
+        try:
+            return await image_of(lambda: self._call(request), f"{type(self.model).__name__}.{method}")
+        except GenerationError as error:
+            if error.again is None:
+                raise
+            return await self._downloaded_again(error, error.again)
+
+    def _call(self, request: ImageRequest) -> Awaitable[Image]:
+        if isinstance(self.model, AsyncImageGenerationModel):
+            return self.model.agenerate(request)
+        assert self._batches is not None
+        return self._batches.agenerate(request)
+
+    async def _downloaded_again(self, error: GenerationError, again: Callable[[], Awaitable[Any]]) -> Image:
+        for number in range(DOWNLOADS):
+            await self.sleep(RETRY_DELAY * 2**number)
+            try:
+                return await image_of(again, "GenerationError.again")
+            except GenerationError as next_error:
+                if next_error.again is None:
+                    raise
+                error, again = next_error, next_error.again
+        raise error
+
+    def _keep(self, image: Image, ask: Ask, history: History) -> Generation:
+        """Checks the image and makes it durable, off the loop. Raises `GenerationError` for what is no good image."""
+        try:
+            blank = check_image(image).blank
+        except ImageError as error:
+            raise GenerationError("corrupt_image", str(error)) from error
+        if blank:
+            raise GenerationError("blank_image", f"every pixel of the {image.width} × {image.height} px is the same")
+        generation = history.generation(self.model.model_name, ask, image=image)
+        if self.store is None:
+            return generation
+        return replace(generation, image=self.store.put(ask.key, to_record(generation), image))
+
+    async def _checked_and_kept(self, image: Image, ask: Ask, history: History) -> Generation:
+        """Slows down where the same bytes come for one prompt after another: a backend under load may send a picture
+        in place of those that were asked for. Which rows have it is found at the end of the run."""
+        generation = await asyncio.get_running_loop().run_in_executor(
+            self.thread.image_threads, self._keep, image, ask, history
+        )
+        if self.store is not None and self._placeholders.note(image.sha256, ask.request.prompt):
+            logger.warning("the same picture came for several prompts, last for: %s", one_line(ask.request.prompt))
+            self.pace.slow_down()
+        return generation
+
+
+def wait_of(error: GenerationError, waits: int) -> float:
+    """What a rejected call waits: as long as it was told, else longer each time; never nothing, and with jitter."""
+    told = error.retry_after if error.retry_after is not None else min(2.0 ** (waits - 1), LONGEST_PAUSE)
+    return max(told, _SHORTEST_WAIT) * random.uniform(1.0, 1.25)
+
+
+def _was_free(error: GenerationError) -> bool:
+    """Whether the backend said that it made no image, or was never reached."""
+    answered = error.info.get("http_status", 0) >= 400 or error.info.get("refused_connection", False)
+    return TREATMENTS[error.kind].free or bool(answered)
