@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 
 SOURCES := $(shell find imagetask flows deployments -name '*.py' -o -name '*.yaml')
 
-.PHONY: demo test browser lint types bench clean
+.PHONY: demo test browser lint types bench torture clean
 
 $(VENV)/.made: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "imagetask needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Name another with: make PYTHON=python3.12 …")'
@@ -45,6 +45,10 @@ types: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/task_runs.py
+
+# Kills runs at every crash point and 30 times at random, and counts what that cost: docs/guarantees.md
+torture: $(VENV)/.installed
+	$(BIN)/python benchmarks/torture.py
 
 clean:
 	rm -rf $(VENV) out preview build

@@ -17,6 +17,11 @@ def check_before_start(settings: RunSettings) -> None:
     if is_running(settings.layout):
         raise DatasetError(f"another run is writing into {settings.out}: wait for it to end, or stop it")
     open_source(settings)
+    check_models(settings)
+
+
+def check_models(settings: RunSettings) -> None:
+    """Raises `UsageError` for a model that cannot work, `RunStopped` for a missing key."""
     for model in settings.model:
         if settings.credentials is None:
             _check_key(make_model(settings, model))

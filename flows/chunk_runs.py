@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from prefect import Task
@@ -13,7 +14,6 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture, as_completed
 
-from imagetask.chunks import is_final, read_manifest
 from imagetask.plan import Chunk, Plan
 from imagetask.settings import RunSettings
 
@@ -30,16 +30,17 @@ ChunkTask = Task[..., dict[str, Any]]
 
 @contextmanager
 def chunk_runs(
-    chunk_task: ChunkTask, settings: RunSettings, plan: Plan, run_id: str
+    chunk_task: ChunkTask, settings: RunSettings, plan: Plan, run_id: str, stands: Callable[[Chunk], bool]
 ) -> Iterator[Iterator[tuple[Chunk, State[Any]]]]:
     """The chunks with how each ended, as they end; so many under way that the calls never run dry between two.
 
+    stands: whether the part of a chunk is taken as it is.
     Left by an error, it stops the run's calls, and waits for those in flight: until they end, or, where the process was
     told to end and is killed 30 s later, for 20 s.
     """
     under_way: dict[PrefectFuture[Any], Chunk] = {}
     try:
-        yield _as_they_end(chunk_task, settings, plan, under_way)
+        yield _as_they_end(partial(_submitted, chunk_task, settings, stands), settings, plan, under_way)
     except BaseException as error:
         stop_models(run_id, "interrupted", "the run ended before this was asked for")
         try:
@@ -51,13 +52,16 @@ def chunk_runs(
 
 
 def _as_they_end(
-    chunk_task: ChunkTask, settings: RunSettings, plan: Plan, under_way: dict[PrefectFuture[Any], Chunk]
+    submit: Callable[[Chunk], PrefectFuture[Any]],
+    settings: RunSettings,
+    plan: Plan,
+    under_way: dict[PrefectFuture[Any], Chunk],
 ) -> Iterator[tuple[Chunk, State[Any]]]:
     window = min(MOST_THREADS, 2 + -(-2 * settings.max_concurrency // (plan.chunk_rows * plan.num_generations)))
     for chunk in plan.chunks:
         while len(under_way) >= window:
             yield _next_ended(under_way)
-        under_way[_submitted(chunk_task, settings, chunk)] = chunk
+        under_way[submit(chunk)] = chunk
     while under_way:
         yield _next_ended(under_way)
 
@@ -75,9 +79,10 @@ def _next_ended(under_way: dict[PrefectFuture[Any], Chunk]) -> tuple[Chunk, Stat
     return under_way.pop(future), future.state
 
 
-def _submitted(chunk_task: ChunkTask, settings: RunSettings, chunk: Chunk) -> PrefectFuture[Any]:
+def _submitted(
+    chunk_task: ChunkTask, settings: RunSettings, stands: Callable[[Chunk], bool], chunk: Chunk
+) -> PrefectFuture[Any]:
     """A task run for the chunk: from the cache where its part stands, else anew."""
-    stands = not settings.rebuild and is_final(read_manifest(settings.layout, chunk))
-    own = chunk_task.with_options(refresh_cache=not stands, result_storage=settings.layout.results)
+    own = chunk_task.with_options(refresh_cache=not stands(chunk), result_storage=settings.layout.results)
     future: PrefectFuture[Any] = own.submit(str(settings.out), **asdict(chunk))
     return future

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
-import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 from rich.markup import escape
@@ -17,6 +17,8 @@ from imagetask.settings import RunSettings
 from .command_line.blocks import blocks
 from .command_line.deploy import register as register_deployments
 from .command_line.options import Options, Out, Sources
+from .command_line.retry import retry
+from .command_line.running import KEPT, run_flow
 from .command_line.terminal import (
     DONE,
     SOME_FAILED,
@@ -24,13 +26,12 @@ from .command_line.terminal import (
     WRONG_USAGE,
     console,
     if_interrupted,
-    quiet,
     say,
     wrong_words,
 )
 from .resume_command import command_of
+from .wording import dollars
 
-_KEPT = "What came in is kept; the same command goes on from there."
 _DEFAULTS = Options()
 app = App(
     name="imagetask",
@@ -42,6 +43,7 @@ app = App(
     print_error=False,
 )
 register_deployments(app)
+app.command(retry)
 app.command(blocks)
 
 
@@ -51,20 +53,14 @@ def generate(*source: Sources, out: Out, options: Annotated[Options, Parameter(n
 
     The same command goes on where an earlier run ended: finished images are never asked for again.
     Keys come from a block (--credentials), or from OPENAI_API_KEY or HF_TOKEN.
-    Exit codes: 0 all rows done, 3 finished with failed rows, 1 stopped, 2 wrong usage.
+    Exit codes: 0 all rows done, 3 finished with failed rows, 4 a budget was reached, 1 stopped, 2 wrong usage.
     """
     from .check import check_before_start
 
-    started = time.monotonic()
     parameters = options.parameters(source, out)
     settings = RunSettings.checked(**parameters)
     check_before_start(settings)
-    with if_interrupted(f"Interrupted. {_KEPT}"):
-        counts = _run_flow(parameters)
-    from .command_line.progress_bar import print_summary
-
-    print_summary(console, out, settings, counts, time.monotonic() - started)
-    return SOME_FAILED if counts["failed"] else DONE
+    return run_flow("generate_images", parameters, out, settings)
 
 
 @app.command
@@ -83,7 +79,7 @@ def preview(
     settings = RunSettings.checked(**options.parameters(source, out))
     if rows < 1:
         raise UsageError(f"--rows {rows}: expected at least 1")
-    with if_interrupted(f"Interrupted. {_KEPT}"):
+    with if_interrupted(f"Interrupted. {KEPT}"):
         result = preview_rows(settings, rows)
     for line in result.lines():
         say(line)
@@ -94,6 +90,7 @@ def preview(
 def status(folder: Annotated[Path, Parameter(help="Folder of the dataset.")], /) -> int:
     """Tell how far the last run into FOLDER is, what failed, and how to go on."""
     from imagetask.layout import is_running
+    from imagetask.models.budget import spent
     from imagetask.runs import Run, counts_so_far
 
     run = Run.read(folder)
@@ -109,24 +106,17 @@ def status(folder: Annotated[Path, Parameter(help="Folder of the dataset.")], /)
     )
     for kind, count in sorted(counts.failed.items()):
         say(f"failed: {count:,} {kind}")
-    if not running and run.state != "finished":
-        say(f"go on:  {command_of(run.settings, run.started_in)}")
+    if counts.pending:
+        say(f"pending: {counts.pending:,}")
+    images, usd = spent(run.settings.layout.spent)
+    if usd:
+        say(f"spent:  {dollars(usd)} for {images:,} images")
+    if not running and (run.state != "finished" or counts.pending):
+        how = "go on, with a larger budget" if counts.pending else "go on"
+        say(f"{how}:  {command_of(run.settings, run.started_in, run.retry)}")
+    if not running and counts.failed:
+        say(f"failed rows once more: imagetask retry {shlex.quote(str(folder))}")
     return DONE
-
-
-def _run_flow(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Runs the flow with a progress bar; Prefect's logs go to its server, not to the terminal."""
-    quiet()
-    from .embedded_server import start_server
-
-    wait_for_server = start_server(lambda text: console.print(text, highlight=False))
-    from .command_line.progress_bar import shown
-    from .generate_images import generate_images
-
-    wait_for_server()
-    with shown(console):
-        counts: dict[str, Any] = generate_images(**parameters)
-        return counts
 
 
 def _told(error: Exception | KeyboardInterrupt) -> int:
@@ -137,7 +127,7 @@ def _told(error: Exception | KeyboardInterrupt) -> int:
     told = f"{error.message} ({error.kind})" if isinstance(error, RunStopped) else str(error)
     console.print(f"[red]Error:[/red] {escape(told)}", highlight=False, soft_wrap=True)
     if isinstance(error, RunStopped):
-        say(_KEPT)
+        say(KEPT)
     return WRONG_USAGE if isinstance(error, UsageError) else STOPPED
 
 

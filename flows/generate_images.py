@@ -14,19 +14,22 @@ from prefect.context import TaskRunContext
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from imagetask.chunks import read_manifest, run_chunk, sweep_parts
+from imagetask.chunks import is_final, read_manifest, run_chunk, sweep_parts
 from imagetask.dataset import build_dataset
 from imagetask.errors import ImageTaskError, RunStopped, StorageError
 from imagetask.layout import alone_in
 from imagetask.models.managed import MAX_CONCURRENCY
-from imagetask.plan import Chunk, Plan, make_plan
+from imagetask.placeholders import remake_placeholders
+from imagetask.plan import Chunk, Plan, make_plan, plan_again
+from imagetask.retrying import Retry, mark_failed, marked, note_instead
 from imagetask.runs import Counts, Run, counts_of_parts
 from imagetask.settings import DEFAULT_TASK, RunSettings
 from imagetask.store import GenerationStore
 
 from . import monitoring
 from .chunk_runs import MOST_THREADS, chunk_runs
-from .models_in_use import closing_models, make_model, open_model, stop_models
+from .estimate import estimate
+from .models_in_use import closing_models, identity_instead, make_model, open_model, stop_models
 from .monitoring import Progress
 from .naming import run_name
 from .outcome import announce, completed_state, ended_early, failed_state, finished
@@ -67,13 +70,14 @@ def generate_chunk(folder: str, model: str, start: int, stop: int, digest: str) 
 
     The digest covers all that decides the part: it is the cache key.
     """
-    settings = Run.read(folder).settings
-    managed = open_model(settings, model, str(flow_run.id))
-    manifest = run_chunk(settings, Chunk(model, start, stop, digest), managed)
-    images = manifest["generations"] - sum(manifest["failed"].values())
-    failed = by_kind(manifest["failed"]) or "none"
+    run, chunk = Run.read(folder), Chunk(model, start, stop, digest)
+    managed = open_model(run.settings, model, str(flow_run.id), run.retry)
+    again = None if run.retry is None else marked(run.settings.layout, chunk)
+    manifest = run_chunk(run.settings, chunk, managed, again)
+    counts = Counts.of([manifest])
+    failed = by_kind(counts.failed) or "none"
     get_run_logger().info(
-        "rows %d to %d: %d images, of which %d reused; failed: %s", start, stop, images, manifest["reused"], failed
+        "rows %d to %d: %d images, of which %d reused; failed: %s", start, stop, counts.done, counts.reused, failed
     )
     return {"digest": digest, "rows": manifest["rows"], "failed": manifest["failed"]}
 
@@ -98,7 +102,7 @@ def transform_columns_to_image(folder: str, chunks: list[dict[str, Any]]) -> int
     return len(dataset)
 
 
-_THREADS: Any = ThreadPoolTaskRunner(max_workers=MOST_THREADS)
+THREADS: Any = ThreadPoolTaskRunner(max_workers=MOST_THREADS)
 
 
 def _with_parameters_told(function: F) -> F:
@@ -111,7 +115,7 @@ def _with_parameters_told(function: F) -> F:
 @flow(
     name="generate-images",
     flow_run_name=run_name,
-    task_runner=_THREADS,
+    task_runner=THREADS,
     persist_result=False,
 )
 @_with_parameters_told
@@ -136,7 +140,11 @@ def generate_images(
     max_concurrency: int = MAX_CONCURRENCY,
     requests_per_minute: float | None = None,
     timeout: float | None = None,
+    max_images: int | None = None,
+    max_cost: float | None = None,
     max_failed: int | None = None,
+    max_failed_share: float = 0.5,
+    max_refused_share: float = 0.5,
     limit: int | None = None,
     store: str | None = None,
     rebuild: bool = False,
@@ -144,41 +152,56 @@ def generate_images(
     """Generates an image for every row of a table of prompts, and makes a dataset of them.
 
     Finished generations are never asked for again: the same parameters go on where an earlier run ended.
-    Gives the counts: rows, generations, done, reused, failed (by kind), failed_rows. The state tells how it ended:
-    Completed, "Completed with failures", "Stopped: KIND" with what to mend, Failed, or Cancelled.
+    Gives the counts: rows, generations, done, reused, failed (by kind), failed_rows, pending. The state tells how it
+    ended: Completed, "Completed with failures", "Budget reached", "Stopped: KIND" with what to mend, Failed, Cancelled.
     """
     parameters = {name: value for name, value in locals().items() if value is not None}
     try:
         settings = RunSettings.checked(**parameters)
         settings.layout.make()
         with alone_in(settings.layout):
-            counts = _recorded(settings, str(flow_run.id))
+            return recorded(settings)
     except ImageTaskError as error:
         return failed_state(error)
-    announce(settings, counts)
-    return completed_state(counts)
 
 
-def _recorded(settings: RunSettings, run_id: str) -> Counts:
-    """The run, with its record in the dataset folder from start to end, and then its report."""
+def recorded(settings: RunSettings, retry: Retry | None = None) -> State[Any]:
+    """The run, with its record in the dataset folder from start to end, and then its report; gives its state.
+
+    The caller holds the folder. retry: which failed rows are tried again, and nothing else. Raises `ImageTaskError`.
+    """
+    run_id = str(flow_run.id)
     with run_logs(get_run_logger()):
         tag_run(settings, run_id)
         _clean_up_after(Run.last(settings.out), settings, run_id)
-        run = Run.start(settings, run_id)
+        run = Run.start(settings, run_id, retry)
         progress = None
         try:
-            plan = make_plan(settings, [make_model(settings, model) for model in settings.model])
-            progress = monitoring.begin(run_id, plan.generations)
-            counts = _watched(settings, plan, progress)
+            plan, rows = _planned(settings, retry)
+            progress = monitoring.begin(run_id, plan.generations, estimate(settings, plan, rows, retry))
+            counts = _watched(settings, plan, progress, retry)
         except BaseException as error:
             ending = ended_early(error)
             run.end("stopped", ending.message)  # first: a process that was told to end may soon be killed
             if progress is not None:
                 publish_report(settings, progress, ending)
             raise
-        run.end("finished")
-        publish_report(settings, progress, finished(counts))
-        return counts
+        ending = finished(counts, settings)
+        run.end("finished", ending.message if counts.pending else None)
+        publish_report(settings, progress, ending)
+    announce(settings, counts)
+    return completed_state(counts, settings)
+
+
+def _planned(settings: RunSettings, retry: Retry | None) -> tuple[Plan, int | None]:
+    """The plan; and how many failed rows are tried again, or None where all that is missing is asked for."""
+    models = [make_model(settings, model) for model in settings.model]
+    if retry is None:
+        return make_plan(settings, models), None
+    rows = mark_failed(settings.layout, retry.kind)
+    for model in settings.model if retry.elsewhere else ():
+        note_instead(settings.layout, model, identity_instead(settings, model, retry))
+    return plan_again(settings, models), rows
 
 
 def _clean_up_after(last: Run | None, settings: RunSettings, run_id: str) -> None:
@@ -189,19 +212,29 @@ def _clean_up_after(last: Run | None, settings: RunSettings, run_id: str) -> Non
             tell_dead(str(last.id))
 
 
-def _watched(settings: RunSettings, plan: Plan, progress: Progress) -> Counts:
+def _watched(settings: RunSettings, plan: Plan, progress: Progress, retry: Retry | None) -> Counts:
     """The run, with what one sees of it in the UI while it goes on."""
-    get_run_logger().info("%s: rows %d, chunks %d", settings.source, plan.rows, len(plan.chunks))
+    log = get_run_logger()
+    log.info("%s: rows %d, chunks %d", settings.source, plan.rows, len(plan.chunks))
+    log.info("%s", progress.estimate)
     cancel = partial(stop_models, progress.run, "interrupted", CANCELLED)
     with live_artifacts(settings, progress, cancel), closing_models(progress.run), cancelling(progress.run):
-        return _generated(settings, plan, progress)
+        return _generated(settings, plan, progress, retry)
 
 
-def _generated(settings: RunSettings, plan: Plan, progress: Progress) -> Counts:
+def _stands(settings: RunSettings, retry: Retry | None, chunk: Chunk) -> bool:
+    """Whether the part of a chunk is taken as it is: nothing in it is to be asked for by this run."""
+    manifest = read_manifest(settings.layout, chunk)
+    if settings.rebuild or manifest is None:
+        return False
+    return is_final(manifest) if retry is None else not any(marked(settings.layout, chunk))
+
+
+def _generated(settings: RunSettings, plan: Plan, progress: Progress, retry: Retry | None) -> Counts:
     """The run itself: chunks, then image columns."""
     layout = settings.layout
     failed_rows = 0
-    with chunk_runs(generate_chunk, settings, plan, progress.run) as ended:
+    with chunk_runs(generate_chunk, settings, plan, progress.run, partial(_stands, settings, retry)) as ended:
         for chunk, state in ended:
             state.result()
             manifest = read_manifest(layout, chunk)
@@ -211,6 +244,7 @@ def _generated(settings: RunSettings, plan: Plan, progress: Progress) -> Counts:
             failed_rows += manifest["failed_rows"]
             if settings.max_failed is not None and failed_rows > settings.max_failed:
                 raise _too_many_failed(settings, failed_rows)
+    remake_placeholders(settings, lambda model: open_model(settings, model, progress.run, retry))
     counts = progress.end_chunks(counts_of_parts(layout))
     transform_columns_to_image(str(settings.out), [asdict(chunk) for chunk in plan.chunks])
     sweep_parts(layout, plan.chunks)

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from imagetask.chunks import finished_chunks
 from imagetask.errors import StopReason, UsageError
 from imagetask.models import load_model, model_class, split_model
 from imagetask.models.base import ImageGenerationModel
+from imagetask.models.breakers import Breakers
+from imagetask.models.budget import Budget
+from imagetask.models.identity import Identity
 from imagetask.models.managed import ManagedModel
 from imagetask.models.pacing import Pace
 from imagetask.models.tally import Tally
+from imagetask.retrying import Retry, tried_instead
+from imagetask.runs import Counts
 from imagetask.settings import RunSettings
 from imagetask.store import GenerationStore
 
@@ -25,6 +31,8 @@ _lock = threading.Lock()
 _models: dict[tuple[str, str], ManagedModel] = {}
 _paces: dict[tuple[str, str], Pace] = {}
 """Of a run and a backend: its models are asked with one account, and share what that bears."""
+_budgets: dict[str, Budget] = {}
+"""Of a run: what all of its models together may spend."""
 _stopped: dict[str, tuple[StopReason, str]] = {}
 """For good: a chunk of a stopped run that is still under way opens no model anew."""
 _closed: dict[str, list[Tally]] = {}
@@ -32,18 +40,54 @@ _closed: dict[str, list[Tally]] = {}
 _REMEMBERED = 8
 
 
-def open_model(settings: RunSettings, model: str, run: str) -> ManagedModel:
+def open_model(settings: RunSettings, model: str, run: str, retry: Retry | None = None) -> ManagedModel:
     """The run's model in this process, opened at first use. Raises `UsageError`, `RunStopped`, `StorageError`."""
     with _lock:
         managed = _models.get((run, model))
         if managed is None:
-            account = account_of(settings, model)
-            pace = _paces.setdefault((run, split_model(model)[0]), account.pace())
-            managed = _models[run, model] = managed_model(settings, model, account, pace)
-            if run in _stopped:
-                managed.stop(*_stopped[run])
-            managed.load()
+            other = None
+            if retry is not None and retry.elsewhere:
+                other = _opened(retry.settings_for(settings, model), retry.model or model, run, f"{model} instead")
+                other.identity = identity_instead(settings, model, retry)
+            managed = _opened(settings, model, run, model, other)
         return managed
+
+
+def _opened(settings: RunSettings, model: str, run: str, name: str, other: ManagedModel | None = None) -> ManagedModel:
+    account = account_of(settings, model)
+    managed = managed_model(
+        settings,
+        model,
+        account,
+        pace=_paces.setdefault((run, split_model(model)[0]), account.pace()),
+        budget=_budget_of(run, settings),
+        proven=_gave_images(settings, model),
+        other=other,
+    )
+    _models[run, name] = managed
+    if run in _stopped:
+        managed.stop(*_stopped[run])
+    managed.load()
+    return managed
+
+
+def identity_instead(settings: RunSettings, model: str, retry: Retry) -> Identity:
+    """What names the model and the seed that failed rows of a run's model are tried again with."""
+    changed = retry.settings_for(settings, model)
+    return Identity.of(make_model(changed, changed.model[0]), changed.seed, seed_first=retry.seed is not None)
+
+
+def _budget_of(run: str, settings: RunSettings) -> Budget:
+    if run not in _budgets:
+        spent = settings.layout.spent
+        _budgets[run] = Budget(max_images=settings.max_images, max_cost=settings.max_cost, ledger=spent)
+    return _budgets[run]
+
+
+def _gave_images(settings: RunSettings, model: str) -> bool:
+    """Whether the folder has images of the model."""
+    parts = (manifest for chunk, manifest in finished_chunks(settings.layout) if chunk.model == model)
+    return any(Counts.of([manifest]).done for manifest in parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +100,10 @@ class Account:
     block: BackendBlock | None
     max_concurrency: int
     requests_per_minute: float | None
+
+    @property
+    def prices(self) -> Mapping[str, float]:
+        return self.block.prices if self.block is not None else {}
 
     def pace(self) -> Pace:
         return Pace(self.max_concurrency, self.requests_per_minute)
@@ -72,17 +120,31 @@ def account_of(settings: RunSettings, model: str) -> Account:
     return Account(block, at_once, per_minute)
 
 
-def managed_model(settings: RunSettings, model: str, account: Account, pace: Pace | None = None) -> ManagedModel:
+def managed_model(
+    settings: RunSettings,
+    model: str,
+    account: Account,
+    *,
+    pace: Pace | None = None,
+    budget: Budget | None = None,
+    proven: bool = False,
+    other: ManagedModel | None = None,
+) -> ManagedModel:
     """The model as the settings describe it, with its store, not yet loaded.
 
-    pace: one that it shares with others; default: one of its own. Raises `UsageError`.
+    pace, budget: those that it shares with others; default: a pace of its own, and no limit to what is spent.
+    proven: as `Breakers` takes it. other: as `ManagedModel` takes it. Raises `UsageError`.
     """
     return ManagedModel(
         _made(settings, model, account.block),
         store=GenerationStore(settings.store_url),
         seed=settings.seed,
         pace=pace or account.pace(),
-        prices=account.block.prices if account.block else None,
+        prices=account.prices,
+        budget=budget,
+        breakers=Breakers(settings.max_failed_share, settings.max_refused_share, proven=proven),
+        instead=tried_instead(settings.layout, model),
+        other=other,
     )
 
 
@@ -141,6 +203,7 @@ def closing_models(run: str) -> Iterator[None]:
             closing = [_models.pop(key) for key in list(_models) if key[0] == run]
             for key in [key for key in _paces if key[0] == run]:
                 del _paces[key]
+            _budgets.pop(run, None)
             for old in list(_closed)[:-_REMEMBERED]:
                 del _closed[old]
         with ExitStack() as each:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Any
@@ -13,6 +13,7 @@ from imagetask.models.base import Generation
 from imagetask.models.tally import NEWEST
 from imagetask.runs import Counts
 
+from .estimate import Estimate
 from .models_in_use import tallies
 
 RECENT = 60.0
@@ -34,8 +35,10 @@ class _Moment:
 class Progress:
     """Generations of a run: how many there are to be, and what became of them so far.
 
-    chunk_seconds, counts: what all chunks took and came to, once they are done. cancelled: by a person, on the server.
-    cached: generations of chunks that were finished before this run; cached_failed: the failed ones, by kind.
+    estimate: what was to be asked for, at its start. chunk_seconds, counts: what all chunks took and came to, once they
+    are done. cancelled: by a person, on the server.
+    cached: generations of chunks that were finished before this run; cached_images: those of them that have one;
+    cached_failed: the failed ones, by kind.
     """
 
     run: str
@@ -43,14 +46,17 @@ class Progress:
     started: float = field(default_factory=time.monotonic)
     chunk_seconds: float | None = None
     counts: Counts | None = None
+    estimate: Estimate | None = None
     cancelled: bool = False
     cached: int = 0
+    cached_images: int = 0
     cached_failed: Counter[str] = field(default_factory=Counter)
     _moments: deque[_Moment] = field(default_factory=lambda: deque(maxlen=_MOST_MOMENTS))
 
     def add_cached(self, manifest: Mapping[str, Any]) -> None:
         """Takes a chunk that was finished before this run."""
         self.cached += manifest["generations"]
+        self.cached_images += Counts.of([manifest]).done
         self.cached_failed.update(manifest["failed"])
 
     def end_chunks(self, counts: Counts) -> Counts:
@@ -74,7 +80,7 @@ class Progress:
 
     @property
     def finished(self) -> int:
-        return self.cached + sum(tally.done + tally.failed.total() for tally in tallies(self.run))
+        return self.cached + sum(tally.done + tally.pending + tally.failed.total() for tally in tallies(self.run))
 
     @property
     def asked(self) -> int:
@@ -84,7 +90,7 @@ class Progress:
     @property
     def images(self) -> int:
         """Images so far, of this run and of earlier ones."""
-        return self.cached - self.cached_failed.total() + sum(tally.done for tally in tallies(self.run))
+        return self.cached_images + sum(tally.done for tally in tallies(self.run))
 
     @property
     def new_images(self) -> int:
@@ -170,12 +176,21 @@ class Progress:
 
 
 _current: Progress | None = None
+_tell: Callable[[Estimate], None] | None = None
 
 
-def begin(run: str, total: int) -> Progress:
+def tell_estimate(tell: Callable[[Estimate], None]) -> None:
+    """Has the estimates of the runs to come in this process told, each before its first call."""
+    global _tell
+    _tell = tell
+
+
+def begin(run: str, total: int, estimate: Estimate | None = None) -> Progress:
     """The progress of the run that starts in this process."""
     global _current
-    _current = Progress(run, total)
+    _current = Progress(run, total, estimate=estimate)
+    if estimate is not None and estimate.images and _tell is not None:
+        _tell(estimate)
     return _current
 
 

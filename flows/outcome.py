@@ -20,6 +20,9 @@ from .wording import by_kind
 WITH_FAILURES = "Completed with failures"
 """Name of the state of a run that came to its end, with rows that have no image."""
 
+BUDGET_REACHED = "Budget reached"
+"""Name of the state of a run that has asked for as much as it was allowed; the rows that it left are pending."""
+
 FINISHED = "imagetask.dataset.finished"
 """The event of a dataset that was finished, or grown."""
 
@@ -38,16 +41,32 @@ class Ending:
 
     @property
     def whole(self) -> bool:
-        """Whether all rows were dealt with."""
-        return self.name.startswith("Completed")
+        """Whether the dataset was made, and there is nothing to go on with."""
+        return self.name in ("Completed", WITH_FAILURES)
 
 
-def finished(counts: Counts) -> Ending:
-    """All rows were dealt with. The name says whether each has its image."""
+def finished(counts: Counts, settings: RunSettings) -> Ending:
+    """The dataset was made. The name says whether each row has its image."""
+    if counts.pending:
+        return _unreached(counts, settings)
     if not counts.failed:
         reused = f", {counts.done - counts.reused:,} of them new" if counts.reused else ""
         return Ending("Completed", f"{counts.done:,} images{reused}")
     return Ending(WITH_FAILURES, f"{counts.done:,} of {counts.generations:,} images; failed: {by_kind(counts.failed)}")
+
+
+def _unreached(counts: Counts, settings: RunSettings) -> Ending:
+    failed = f"; failed: {by_kind(counts.failed)}" if counts.failed else ""
+    so_far = f"{counts.done:,} of {counts.generations:,} images, {counts.pending:,} pending{failed}"
+    limits = [
+        *([f"--max-images {settings.max_images}"] if settings.max_images is not None else []),
+        *([f"--max-cost {settings.max_cost:g}"] if settings.max_cost is not None else []),
+    ]
+    if not limits:
+        return Ending("Completed with pending rows", f"{so_far}: imagetask generate goes on with them")
+    return Ending(
+        BUDGET_REACHED, f"{so_far}: the budget is spent; the same with more than {' and '.join(limits)} goes on"
+    )
 
 
 def ended_early(error: BaseException) -> Ending:
@@ -67,9 +86,9 @@ def ended_early(error: BaseException) -> Ending:
     return Ending(f"Stopped: {error.kind}", error.message, to_mend=True)
 
 
-def completed_state(counts: Counts) -> State[Any]:
+def completed_state(counts: Counts, settings: RunSettings) -> State[Any]:
     """The state of a run that came to its end; its data are the counts."""
-    ending = finished(counts)
+    ending = finished(counts, settings)
     return Completed(name=ending.name, message=ending.message, data=asdict(counts))
 
 

@@ -4,22 +4,38 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from imagetask.retrying import Retry
 from imagetask.settings import RunSettings
 
 
-def command_of(settings: RunSettings, started_in: str | None = None) -> str:
+def command_of(settings: RunSettings, started_in: str | None = None, retry: Retry | None = None) -> str:
     """The command that goes on with a run; where it was started in another folder than this, from there.
 
+    retry: what the run tried again, where it did no more.
     A worker's run has absolute paths only, and its folder is gone.
     """
-    fields = settings.model_dump(mode="json", exclude_defaults=True, exclude={"source", "out", "rebuild"})
-    sources = [settings.source] if isinstance(settings.source, str) else settings.source
-    words = ["imagetask", "generate", *sources, "--out", str(settings.out)]
+    if retry is not None:
+        words = [
+            "imagetask",
+            "retry",
+            str(settings.out),
+            *_options(retry.model_dump(mode="json", exclude_defaults=True)),
+        ]
+    else:
+        sources = [settings.source] if isinstance(settings.source, str) else settings.source
+        given = settings.model_dump(mode="json", exclude_defaults=True, exclude={"source", "out", "rebuild"})
+        words = ["imagetask", "generate", *sources, "--out", str(settings.out), *_options(given)]
+    command = shlex.join(words)
+    elsewhere = started_in is not None and Path(started_in) != Path.cwd() and Path(started_in).is_dir()
+    return f"cd {shlex.quote(str(started_in))} && {command}" if elsewhere else command
+
+
+def _options(fields: Mapping[str, Any]) -> Iterator[str]:
     for name, value in fields.items():
         if isinstance(value, dict):
             as_text: Callable[[Any], str] = _json_or_text if name == "param" else str
@@ -27,10 +43,8 @@ def command_of(settings: RunSettings, started_in: str | None = None) -> str:
         else:
             values = [str(item) for item in (value if isinstance(value, list) else [value])]
         option = f"--{name.replace('_', '-')}"
-        words += [word for text in values for word in ([f"{option}={text}"] if text[:1] == "-" else [option, text])]
-    command = shlex.join(words)
-    elsewhere = started_in is not None and Path(started_in) != Path.cwd() and Path(started_in).is_dir()
-    return f"cd {shlex.quote(str(started_in))} && {command}" if elsewhere else command
+        for text in values:
+            yield from [f"{option}={text}"] if text[:1] == "-" else [option, text]
 
 
 def _json_or_text(value: Any) -> str:

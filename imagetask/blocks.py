@@ -16,9 +16,10 @@ from imagetask.errors import ImageTaskError, UsageError
 from imagetask.models import BACKENDS, load_model, split_model
 from imagetask.models.base import ImageGenerationModel
 from imagetask.models.connections import checked_url
+from imagetask.models.costs import TOKENS
 from imagetask.settings import BLOCK_NAME, what_is_wrong, without_null
 
-_PRICED = re.compile(r"\S+(?: [1-9]\d*x[1-9]\d*)?")
+_PRICED = re.compile(rf"\S+(?: [1-9]\d*x[1-9]\d*| {'| '.join(TOKENS)})?")
 
 
 def _plain(schema: dict[str, Any]) -> None:
@@ -77,8 +78,9 @@ class BackendBlock(Block, ABC):
     )
     prices: dict[str, Usd] = Field(
         default_factory=dict,
-        description="USD an image, by model, or by model and size (px), for the cost that a run shows, as in "
-        '{"gpt-image-2": 0.04, "gpt-image-2 1024x1536": 0.06}.',
+        description="USD an image, by model, or by model and size (px); and USD a million tokens, for backends that "
+        "report the tokens of each image: they go before. For the cost that a run shows, and for --max-cost, as in "
+        '{"gpt-image-2": 0.04, "gpt-image-2 1024x1536": 0.06, "gpt-image-2 output tokens": 40}.',
     )
 
     @field_validator("base_url", "model", "provider", "bill_to", mode="before", check_fields=False)
@@ -111,7 +113,8 @@ class BackendBlock(Block, ABC):
     def _known_form(cls, prices: dict[str, float]) -> dict[str, float]:
         for name in prices:
             if not _PRICED.fullmatch(name):
-                raise ValueError(f'{name!r} is not of the form "MODEL" or "MODEL WIDTHxHEIGHT"')
+                forms = ", ".join(f'"MODEL {what}"' for what in ("WIDTHxHEIGHT", *TOKENS))
+                raise ValueError(f'{name!r} is not of the form "MODEL", {forms}')
             _check_id(name)
         return prices
 

@@ -14,7 +14,7 @@ _MEANINGS = {
     "row_id": "stays the same when rows are put in or their notes change",
     "image": "the picture, with the provider's own bytes",
     "model_name": "model that was asked",
-    "status": "`done`, or `failed`",
+    "status": "`done`, `failed`, or `pending`: not asked for, since a budget was reached",
     "error_kind": "why a row has no picture",
     "error_message": "what the backend said to that",
     "attempts": "calls made for this picture",
@@ -22,6 +22,8 @@ _MEANINGS = {
     "generation": "number of the picture among those of its row, from 0",
     "reused": "the picture was in the store already",
     "maybe_billed": "a call whose answer was lost may have been charged",
+    "cost": "USD of the calls that brought a picture for this row",
+    "cost_source": "`reported` by the backend, by a `price table`, `local` (free), or `unknown`",
     "latency": "seconds of the call that gave the picture",
 }
 
@@ -29,7 +31,7 @@ _MEANINGS = {
 def card_text(title: str, schema: pa.Schema, counts: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
     """The card of a dataset whose shards have the `hub_schema` given.
 
-    counts: rows, images, failed (by kind), bytes. settings: what was asked, no secret.
+    counts: rows, images, failed (by kind), pending, bytes. settings: what was asked, no secret.
     """
     images = image_columns(schema)
     front = {
@@ -53,6 +55,7 @@ def card_text(title: str, schema: pa.Schema, counts: Mapping[str, Any], settings
         f"{' and '.join(f'`{model}`' for model in settings['model'])}.",
         "",
         f"Failed: {sum(failed.values()):,}" + (f" ({_by_kind(failed)})." if failed else "."),
+        *([f"Pending: {counts['pending']:,}, since a budget was reached."] if counts["pending"] else []),
         "",
         "```python",
         "from datasets import load_dataset",

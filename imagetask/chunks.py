@@ -12,6 +12,7 @@ from typing import Any
 
 import polars as pl
 
+from imagetask.crash_points import reach
 from imagetask.errors import DatasetError, ErrorKind, ImageTaskError, RunStopped, TaskError
 from imagetask.images import as_image
 from imagetask.layout import Layout, read_json, write_whole
@@ -61,6 +62,7 @@ def finished_chunks(layout: Layout) -> Iterator[tuple[Chunk, dict[str, Any]]]:
 
 def sweep_parts(layout: Layout, chunks: Iterable[Chunk]) -> None:
     """Removes the parts and results of chunks that are no longer in the plan; their generations stay in the store."""
+    reach("dataset: to be swept")
     current = {chunk.digest for chunk in chunks}
     for folder in (layout.parts, layout.results):
         for path in folder.iterdir():
@@ -69,20 +71,23 @@ def sweep_parts(layout: Layout, chunks: Iterable[Chunk]) -> None:
 
 
 def is_final(manifest: dict[str, Any] | None) -> bool:
-    """Whether a part stands: it is whole, and holds no failure that the next run should ask again."""
-    return manifest is not None and manifest["asked_again"] == 0
+    """Whether a part stands: it is whole, and holds nothing that the next run should ask for."""
+    return manifest is not None and manifest["asked_again"] == 0 and manifest["pending"] == 0
 
 
-def run_chunk(settings: RunSettings, chunk: Chunk, model: ManagedModel) -> dict[str, Any]:
+def run_chunk(
+    settings: RunSettings, chunk: Chunk, model: ManagedModel, again: Sequence[bool] | None = None
+) -> dict[str, Any]:
     """Answers the rows of a chunk and writes its part; gives the manifest. Finished generations cost nothing.
 
+    again: of each row, whether it is tried again; nothing else is asked for then. None: what is missing is asked for.
     The part: the source's columns, `row_id`, the task's columns with images as paths into the store, bookkeeping.
     Raises `DatasetError` where the plan is no longer the one that the chunk was cut from, `RunStopped`, `TaskError`,
     `StorageError`.
     """
     assert model.store is not None
     source, marks = read_rows(settings.layout, chunk.start, chunk.stop)
-    view = model.for_rows(marks["ordinal"].to_list())
+    view = model.for_rows(marks["ordinal"].to_list(), again)
     task = make_task(settings, view)
     _check_plan(settings, chunk, task, rows_digest(source, marks["ordinal"]))
     try:
@@ -254,6 +259,8 @@ _BOOKKEEPING_TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
     "generation": pl.Int32,
     "reused": pl.Boolean,
     "maybe_billed": pl.Boolean,
+    "cost": pl.Float64,
+    "cost_source": pl.String,
     "latency": pl.Float64,
     "raw_input": pl.String,
     "raw_output": pl.String,
@@ -286,13 +293,17 @@ def _write_part(
     sizes: list[int],
     asked: list[list[Generation]],
 ) -> dict[str, Any]:
+    reach("part: answered")
     path, manifest_path = part_path(layout, chunk), _manifest_path(layout, chunk)
     temporary = path.with_suffix(".writing")
     with write_errors(path):
         part.write_parquet(temporary)
         written = temporary.read_bytes()
+        reach("part: written")
         manifest_path.unlink(missing_ok=True)  # killed here, the chunk has no part, rather than one of two halves
+        reach("part: manifest removed")
         temporary.replace(path)
+        reach("part: in place")
     generations = [generation for row in asked for generation in row]
     kinds: Counter[ErrorKind] = Counter(g.error_kind for g in generations if g.error_kind is not None)
     manifest = {
@@ -309,9 +320,11 @@ def _write_part(
         "failed": dict(kinds),
         "failed_rows": sum(any(g.error_kind is not None for g in row) for row in asked),
         "asked_again": sum(count for kind, count in kinds.items() if TREATMENTS[kind].asked_again),
-        "reused": sum(g.reused and g.error_kind is None for g in generations),
+        "pending": sum(g.status == "pending" for g in generations),
+        "reused": sum(g.reused and g.status == "done" for g in generations),
     }
     write_whole(manifest_path, json.dumps(manifest, ensure_ascii=False).encode())
+    reach("part: manifest in place")
     return manifest
 
 

@@ -12,6 +12,7 @@ from PIL import Image as PILImage
 
 from imagetask.card import card_text
 from imagetask.columns import image_columns
+from imagetask.crash_points import reach
 from imagetask.errors import DatasetError
 from imagetask.images import Image
 from imagetask.layout import Layout, alone_in, read_json, write_json, write_whole
@@ -23,7 +24,8 @@ class ImageDataset:
     """A dataset folder of images: one row for each generation, with its picture or with why there is none.
 
     Columns: the source's own, `row_id`, the task's (`image` as struct<bytes, path>, `model_name`), and `status`,
-    `error_kind`, `error_message`, `attempts`, `seed`, `generation`, `reused`, `maybe_billed`, `latency`.
+    `error_kind`, `error_message`, `attempts`, `seed`, `generation`, `reused`, `maybe_billed`, `cost`, `cost_source`,
+    `latency`.
     Raises `DatasetError` where the folder is none.
     """
 
@@ -45,8 +47,9 @@ class ImageDataset:
         return image_columns(pq.read_schema(self._files[0]))
 
     def failures(self) -> pl.DataFrame:
-        """The rows that lack a picture, without the image columns."""
-        return self.scan().drop(self.image_columns).filter(pl.col("status") != "done").collect()
+        """The rows that failed, wholly or in part, without the image columns."""
+        missing = ~pl.col("status").is_in(["done", "pending"])
+        return self.scan().drop(self.image_columns).filter(missing).collect()
 
     def image(self, row: int, column: str = "image", generation: int = 0) -> Image | None:
         """The encoded picture of a row (0-based), or None where its generation failed.
@@ -104,16 +107,21 @@ def build_dataset(
 def _described(layout: Layout, settings: Mapping[str, Any]) -> ImageDataset:
     """Writes the card of the shards that there are."""
     dataset, files = ImageDataset(layout.root), shard_files(layout)
-    kinds = dataset.scan().select("error_kind").collect().to_series()
-    kinds = kinds.explode() if isinstance(kinds.dtype, pl.List) else kinds
-    failed = kinds.drop_nulls().value_counts()
+    ends = dataset.scan().select("error_kind", "attempts").collect()
+    ends = ends.explode("error_kind", "attempts") if isinstance(ends.schema["error_kind"], pl.List) else ends
+    good = ends.filter(pl.col("error_kind").is_null())
     counts = {
         "rows": len(dataset),
-        "images": kinds.null_count(),
-        "failed": dict(failed.rows()),
+        "images": good.filter(pl.col("attempts") > 0).height,
+        "pending": good.filter(pl.col("attempts") == 0).height,
+        "failed": dict(ends["error_kind"].drop_nulls().value_counts().rows()),
         "bytes": sum(file.stat().st_size for file in files),
     }
-    write_whole(layout.card, card_text(layout.root.name, pq.read_schema(files[0]), counts, settings).encode())
+    reach("card: to be written")
+    write_whole(
+        layout.card, card_text(layout.root.name, pq.read_schema(files[0]), counts, settings).encode("utf-8", "replace")
+    )
+    reach("card: in place")
     return dataset
 
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from imagetask.crash_points import reach
 from imagetask.errors import DatasetError, StorageError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Of plan, parts and shards; part of every digest, so that a new format makes them anew, from the store."""
+
+_TEMPORARY = re.compile(r"\.(?!contact-sheet).+\.\d+|\.train-\d+\.parquet")
+"""Names of files that are being written; a preview, which makes a contact sheet, does not hold the folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,21 @@ class Layout:
         return self.state / "plan" / "plan.json"
 
     @property
+    def failed(self) -> Path:
+        """The rows that the last `imagetask retry` was to try again: `model` (text) and `row` (UInt32, of the plan)."""
+        return self.state / "plan" / "failed.parquet"
+
+    @property
+    def instead(self) -> Path:
+        """With which models and seeds failed rows were tried again."""
+        return self.state / "plan" / "instead.json"
+
+    @property
+    def spent(self) -> Path:
+        """What the dataset's images cost so far, call by call."""
+        return self.state / "spent.txt"
+
+    @property
     def parts(self) -> Path:
         return self.state / "parts"
 
@@ -127,7 +147,7 @@ class Layout:
 
 @contextmanager
 def alone_in(layout: Layout) -> Iterator[None]:
-    """Holds the dataset folder for one writer; a lock of a process that died holds nothing.
+    """Holds the dataset folder for one writer; a lock of a process that died holds nothing, and its debris is swept.
 
     Raises `DatasetError` where another one, in this process or another, holds it, or where it cannot be written.
     """
@@ -139,9 +159,19 @@ def alone_in(layout: Layout) -> Iterator[None]:
     except OSError as error:
         raise DatasetError(f"{layout.root} cannot be written: {error.strerror}; choose another folder") from error
     try:
+        _sweep(layout)
         yield
     finally:
         lock.release()
+
+
+def _sweep(layout: Layout) -> None:
+    """Removes what a killed writer left half written: nobody else is writing while the folder is held."""
+    for folder in (layout.root, layout.state, layout.plan.parent):
+        for path in folder.glob(".*"):
+            if _TEMPORARY.fullmatch(path.name):
+                with suppress(OSError):
+                    path.unlink()
 
 
 def is_running(layout: Layout) -> bool:
@@ -159,7 +189,8 @@ def is_running(layout: Layout) -> bool:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a file whole or not at all. Raises `StorageError`."""
-    write_whole(path, json.dumps(value, indent=1, ensure_ascii=False, default=str).encode())
+    text = json.dumps(value, indent=1, ensure_ascii=False, default=str)
+    write_whole(path, text.encode("utf-8", "surrogatepass"))  # as in a path that is not UTF-8
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -167,15 +198,20 @@ def write_whole(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_bytes(data)
+        reach("file: written")
         temporary.replace(path)
     except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise StorageError(f"could not write {path}: {error.strerror}") from error
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """What a file holds, or None where it is not there or is no JSON."""
+    """What a file holds, or None where it is not there or is no JSON. Raises `StorageError` where it cannot be read."""
     try:
         value = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
+    except OSError as error:
+        raise StorageError(f"could not read {path}: {error.strerror}") from error
     return value if isinstance(value, dict) else None

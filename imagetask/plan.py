@@ -11,7 +11,8 @@ from typing import Any
 import polars as pl
 from pydantic import ValidationError
 
-from imagetask.errors import GenerationError, SourceError, TaskError, UsageError
+from imagetask.crash_points import reach
+from imagetask.errors import DatasetError, GenerationError, SourceError, TaskError, UsageError
 from imagetask.images import Image
 from imagetask.layout import FORMAT_VERSION, Layout, read_json, write_json
 from imagetask.models.base import ImageGenerationModel, ImageRequest
@@ -112,8 +113,26 @@ def make_plan(settings: RunSettings, models: Sequence[ImageGenerationModel]) -> 
         rows = write_snapshot(frame, _present(frame, task), layout, name)
     remembered = (read_json(layout.plan) or {}).get("chunk_rows")
     chunk_rows = settings.chunk_rows or chunk_rows_for(rows, len(settings.model), remembered)
+    return _cut(settings, task, models, rows, chunk_rows)
+
+
+def plan_again(settings: RunSettings, models: Sequence[ImageGenerationModel]) -> Plan:
+    """The plan of the last run, cut anew of the snapshot that it left: the source is not read.
+
+    Raises `DatasetError` where there is none.
+    """
+    known = read_plan(settings.layout)
+    if known is None or not settings.layout.rows.is_file():
+        raise DatasetError(f"there is no plan in {settings.out}: run imagetask generate first")
+    return _cut(settings, make_task(settings, ManagedModel(_Unasked())), models, known.rows, known.chunk_rows)
+
+
+def _cut(
+    settings: RunSettings, task: ImageTask, models: Sequence[ImageGenerationModel], rows: int, chunk_rows: int
+) -> Plan:
     plan = Plan(rows, chunk_rows, task.num_generations, tuple(_chunks(settings, task, models, rows, chunk_rows)))
-    write_json(layout.plan, {"version": FORMAT_VERSION, **asdict(plan)})
+    write_json(settings.layout.plan, {"version": FORMAT_VERSION, **asdict(plan)})
+    reach("plan: in place")
     return plan
 
 

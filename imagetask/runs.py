@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from imagetask.chunks import finished_chunks
+from imagetask.crash_points import reach
 from imagetask.errors import DatasetError
 from imagetask.layout import FORMAT_VERSION, Layout, read_json, write_json
 from imagetask.plan import read_plan
+from imagetask.retrying import Retry
 from imagetask.settings import RunSettings
 
 RunState = Literal["running", "finished", "stopped"]
@@ -21,7 +23,7 @@ RunState = Literal["running", "finished", "stopped"]
 @dataclass(frozen=True, slots=True)
 class Counts:
     """Generations by what became of them. reused: not asked for in this run. failed: by kind. failed_rows: rows of the
-    source, for each model, that lack an image."""
+    source, for each model, of which one failed. pending: not asked for, since a budget was reached."""
 
     rows: int = 0
     generations: int = 0
@@ -29,18 +31,21 @@ class Counts:
     reused: int = 0
     failed: Mapping[str, int] = field(default_factory=dict)
     failed_rows: int = 0
+    pending: int = 0
 
     @classmethod
     def of(cls, manifests: Iterable[Mapping[str, Any]]) -> Counts:
         failed: Counter[str] = Counter()
-        rows = generations = reused = failed_rows = 0
+        rows = generations = reused = failed_rows = pending = 0
         for manifest in manifests:
             failed.update(manifest["failed"])
             rows += manifest["stop"] - manifest["start"]
             generations += manifest["generations"]
             reused += manifest["reused"]
             failed_rows += manifest["failed_rows"]
-        return cls(rows, generations, generations - failed.total(), reused, dict(failed), failed_rows)
+            pending += manifest["pending"]
+        done = generations - failed.total() - pending
+        return cls(rows, generations, done, reused, dict(failed), failed_rows, pending)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,7 @@ class Run:
     """The record of a run, kept in the dataset folder. Times are seconds since 1970.
 
     started_in: the working folder, from which relative paths of the settings count. id: the scheduler's, if any.
+    retry: what is tried again, where it is a run of that kind.
     """
 
     settings: RunSettings
@@ -57,11 +63,12 @@ class Run:
     id: str | None = None
     finished_at: float | None = None
     message: str | None = None
+    retry: Retry | None = None
 
     @classmethod
-    def start(cls, settings: RunSettings, run_id: str | None = None) -> Run:
+    def start(cls, settings: RunSettings, run_id: str | None = None, retry: Retry | None = None) -> Run:
         """A new run; its record is written."""
-        return cls(settings, "running", time.time(), str(Path.cwd()), run_id)._written()
+        return cls(settings, "running", time.time(), str(Path.cwd()), run_id, retry=retry)._written()
 
     def end(self, state: RunState, message: str | None = None) -> Run:
         """The same run, ended; its record is written."""
@@ -74,7 +81,14 @@ class Run:
         if known is None or known.get("version") != FORMAT_VERSION:
             raise DatasetError(f"no run was started in {folder}: expected a folder that imagetask generate wrote")
         known.pop("version")
-        return cls(**{**known, "settings": RunSettings(**known["settings"])})
+        retry = known.get("retry")
+        return cls(
+            **{
+                **known,
+                "settings": RunSettings(**known["settings"]),
+                "retry": None if retry is None else Retry(**retry),
+            }
+        )
 
     @classmethod
     def last(cls, folder: str | Path) -> Run | None:
@@ -85,8 +99,15 @@ class Run:
             return None
 
     def _written(self) -> Run:
-        fields = {"version": FORMAT_VERSION, **asdict(self), "settings": self.settings.model_dump(mode="json")}
+        fields = {
+            "version": FORMAT_VERSION,
+            **asdict(self),
+            "settings": self.settings.model_dump(mode="json"),
+            "retry": None if self.retry is None else self.retry.model_dump(mode="json"),
+        }
+        reach("run: to be recorded" if self.state == "running" else "run: to be recorded as ended")
         write_json(self.settings.layout.run, fields)
+        reach("run: recorded as running" if self.state == "running" else "run: recorded as ended")
         return self
 
 

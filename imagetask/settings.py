@@ -101,7 +101,22 @@ class RunSettings(BaseModel):
     max_concurrency: int = Field(default=MAX_CONCURRENCY, ge=1, description="Calls under way at once, at most.")
     requests_per_minute: float | None = Field(default=None, gt=0, description="Calls a minute, at most.")
     timeout: float | None = Field(default=None, gt=0, description="Seconds that one call may take.")
+    max_images: int | None = Field(
+        default=None, ge=1, description="Images that the dataset may cost, over all runs; rows not reached are pending."
+    )
+    max_cost: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="USD that the dataset may cost, over all runs; needs the block's prices.",
+    )
     max_failed: int | None = Field(default=None, ge=0, description="More failed rows than this stop the run.")
+    max_failed_share: float = Field(
+        default=0.5, ge=0, le=1, description="A larger share of failed rows among the last 100 stops the run."
+    )
+    max_refused_share: float = Field(
+        default=0.5, ge=0, le=1, description="A larger share of refused rows among the last 100 stops the run."
+    )
     limit: int | None = Field(default=None, ge=1, description="Only the first rows of the source.")
     store: str | None = Field(
         default=None,

@@ -15,9 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imagetask.columns import column_to_images, frame_to_hub_table, hub_schema, image_columns, image_struct
+from imagetask.crash_points import reach
 from imagetask.errors import DatasetError, StorageError, TaskError, UsageError
 from imagetask.layout import FORMAT_VERSION, Layout, read_json, write_json
-from imagetask.store import GenerationStore
+from imagetask.lost_images import take_back_parts
+from imagetask.store import GenerationStore, LostImage
 
 SHARD_BYTES = 500_000_000
 _READERS = 4
@@ -52,8 +54,20 @@ def write_shards(
 
     Columns that were transformed in the dataset before become pictures again. Gives an entry for each shard: file,
     digest, rows, bytes. In memory is one row group at a time. Shards change together, after the last is written:
-    an error leaves the dataset as it was. Raises `ImageError`, `StorageError`, `TaskError`.
+    an error leaves the dataset as it was. Parts whose images the store has lost are taken back: the next run makes
+    them anew. Raises `ImageError`, `StorageError`, `TaskError`.
     """
+    try:
+        return _written_shards(layout, manifests, store)
+    except LostImage as error:
+        lost = take_back_parts(layout, manifests, store)
+        raise StorageError(f"{error}; {lost} such in all: run the same command again to make them anew") from error
+
+
+def _written_shards(
+    layout: Layout, manifests: Sequence[Mapping[str, Any]], store: GenerationStore
+) -> list[dict[str, Any]]:
+    reach("shards: to be written")
     images = sorted({name for manifest in manifests for name in manifest["images"]})
     schema = _common_schema([layout.parts / f"{m['digest']}.parquet" for m in manifests])
     record = read_json(layout.shards) or {}
@@ -140,10 +154,12 @@ class _Temporaries:
             for table in tables:
                 writer = writer or _writer(path, table.schema)
                 writer.write_table(table, row_group_size=max(1, table.num_rows))
+                reach("shard: group written")
                 del table
                 pa.default_memory_pool().release_unused()
             assert writer is not None
             writer.close()
+            reach("shard: written")
             return path.stat().st_size
         except OSError as error:
             raise StorageError(f"could not write {path}: {error.strerror or error}") from error
@@ -159,14 +175,18 @@ class _Temporaries:
         moving = [{**entry, "digest": ""} if entry["file"] in self._written else entry for entry in record["shards"]]
         record = {"version": FORMAT_VERSION, **record}
         write_json(layout.shards, {**record, "shards": [*moving, *gone]})
+        reach("shards: to be moved")
         try:
             for name, path in self._written.items():
                 path.replace(layout.data / name)
+                reach("shard: moved")
             for entry in gone:
                 (layout.data / entry["file"]).unlink(missing_ok=True)
         except OSError as error:
             raise StorageError(f"could not write {layout.data}: {error.strerror or error}") from error
+        reach("shards: moved")
         write_json(layout.shards, record)
+        reach("shards: in place")
 
 
 def _is_whole(path: Path, entry: Mapping[str, Any]) -> bool:

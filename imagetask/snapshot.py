@@ -7,7 +7,7 @@ import hashlib
 import json
 from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from imagetask.crash_points import reach
 from imagetask.errors import SourceError, StorageError
 from imagetask.layout import Layout
 
@@ -22,8 +23,11 @@ BATCH_ROWS = 20_000
 
 
 def rows_digest(rows: pl.DataFrame, ordinals: pl.Series) -> str:
-    """Digest of rows as `read_rows` gives them: every column, and the ordinals."""
-    digest = hashlib.blake2b(digest_size=16)
+    """Digest of rows as `read_rows` gives them: every column with its type, and the ordinals."""
+    digest = hashlib.blake2b(f"{rows.schema}\n".encode("utf-8", "surrogatepass"), digest_size=16)
+    for column in rows.select(pl.selectors.float()):
+        odd = column.cast(pl.Float64).is_finite().not_().fill_null(False)  # JSON has no word for these
+        digest.update(f"{odd.arg_true().to_list()} {column.filter(odd).to_list()}\n".encode())
     for text in _row_texts(rows):
         digest.update(text + b"\n")
     digest.update(",".join(map(str, ordinals.to_list())).encode())
@@ -53,6 +57,7 @@ def write_snapshot(frame: pl.LazyFrame, inputs: Sequence[str], layout: Layout, n
     inputs: the columns that a task reads, by which rows are equal. Raises `SourceError`, `StorageError`.
     """
     temporary = layout.rows.with_name(".rows.parquet")
+    reach("plan: to be written")
     hashes = array("Q")
     writer: pq.ParquetWriter | None = None
     try:
@@ -62,16 +67,30 @@ def write_snapshot(frame: pl.LazyFrame, inputs: Sequence[str], layout: Layout, n
                 writer = writer or pq.ParquetWriter(temporary, table.schema, compression="zstd")
                 writer.write_table(table)
             hashes.extend(_hashes(batch, inputs))
-    finally:
         if writer is not None:
             with write_errors(layout.rows):
                 writer.close()
+    except BaseException:
+        _abandon(writer, temporary)
+        raise
     if not hashes:
         raise SourceError(f"{name} has no rows: nothing to generate")
     with write_errors(layout.rows):
+        reach("plan: rows written")
         _marks(hashes).write_parquet(layout.ordinals)
+        reach("plan: ordinals in place")
         temporary.replace(layout.rows)
+        reach("plan: snapshot in place")
     return len(hashes)
+
+
+def _abandon(writer: pq.ParquetWriter | None, temporary: Path) -> None:
+    """Gives back the room that an unfinished file takes: the disk may be full."""
+    with suppress(OSError):
+        if writer is not None:
+            writer.close()
+    with suppress(OSError):
+        temporary.unlink(missing_ok=True)
 
 
 def first_ordinals(rows: pl.DataFrame, inputs: Sequence[str]) -> list[int]:

@@ -17,7 +17,8 @@ from typing import Any, TypeAlias
 import polars as pl
 
 from imagetask.errors import SourceError, StorageError
-from imagetask.source_faults import FAULTS, RECORDS, encoding_fault
+from imagetask.source_faults import FAULTS, RECORDS, encoding_fault, json_fault, quote_fault, return_fault
+from imagetask.source_rows import first_line, from_frame, quoted, table
 
 Source: TypeAlias = str | Path | Sequence[str | Path] | Sequence[Mapping[str, Any]] | pl.DataFrame | pl.LazyFrame
 """A file, a glob, files of one format, rows from Python, or a frame."""
@@ -54,9 +55,9 @@ def scan_source(
         if isinstance(source, pl.LazyFrame):
             frame = source
         elif isinstance(source, pl.DataFrame):
-            frame = _from_frame(source, name)
+            frame = from_frame(source, name)
         elif _is_rows(source):
-            frame = _from_frame(_table(source, name), name)
+            frame = from_frame(table(source, name), name)
         else:
             frame = _from_files(_files(source), text, name)
         return _renamed(frame, rename, name) if rename else frame
@@ -89,9 +90,9 @@ def read_errors(name: str) -> Iterator[None]:
     except OSError as error:
         if error.errno in _FULL_DISK:
             raise StorageError(f"the disk refused while {name} was read: {error.strerror}") from error
-        raise SourceError(f"{name} cannot be read: {error.strerror or _first_line(error)}") from error
-    except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
-        raise SourceError(f"{name} cannot be read: {_first_line(error)}") from error
+        raise SourceError(f"{name} cannot be read: {error.strerror or first_line(error)}") from error
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, UnicodeDecodeError) as error:
+        raise SourceError(f"{name} cannot be read: {first_line(error)}") from error
 
 
 def check_columns(frame: pl.LazyFrame | pl.DataFrame | pl.Schema, needed: Sequence[str], name: str) -> None:
@@ -103,7 +104,7 @@ def check_columns(frame: pl.LazyFrame | pl.DataFrame | pl.Schema, needed: Sequen
     missing = [column for column in needed if column not in columns]
     if not missing:
         return
-    message = f"{name} has no column {_quoted(missing)}; it has {_quoted(columns)}"
+    message = f"{name} has no column {quoted(missing)}; it has {quoted(columns)}"
     near = _nearest(missing[0], columns)
     if near is not None:
         option = f" --prompt-column {shlex.quote(near)}" if len(needed) == 1 else ""
@@ -115,34 +116,13 @@ def _is_rows(source: object) -> bool:
     return isinstance(source, list | tuple) and any(isinstance(row, Mapping) for row in source)
 
 
-def _table(rows: Any, name: str) -> pl.DataFrame:
-    if not all(isinstance(row, Mapping) for row in rows):
-        raise SourceError(f"{name} holds more than dicts; give each row as a dict from column name to value")
-    try:
-        return pl.DataFrame([dict(row) for row in rows], infer_schema_length=None)
-    except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError) as error:
-        reason = _first_line(error)
-        raise SourceError(
-            f"{name} makes no table ({reason}); give a column one type, and names that are text"
-        ) from error
-
-
-def _from_frame(frame: pl.DataFrame, name: str) -> pl.LazyFrame:
-    if frame.height == 0 or frame.width == 0:
-        raise SourceError(f"{name} has no {'columns' if frame.height else 'rows'}; give at least one row")
-    objects = [column for column, dtype in frame.schema.items() if dtype == pl.Object]
-    if objects:
-        raise SourceError(f"{name} holds Python objects in {_quoted(objects)}; give text, numbers or lists of these")
-    return frame.lazy()
-
-
 def _renamed(frame: pl.LazyFrame, rename: Mapping[str, str], name: str) -> pl.LazyFrame:
     schema = frame.collect_schema()
     check_columns(schema, list(rename), name)
     new = [rename.get(column, column) for column in schema.names()]
     twice = sorted({column for column in new if new.count(column) > 1})
     if twice:
-        raise SourceError(f"{name} would have two columns {_quoted(twice)} after renaming; choose another name")
+        raise SourceError(f"{name} would have two columns {quoted(twice)} after renaming; choose another name")
     return frame.rename(dict(rename))
 
 
@@ -194,16 +174,21 @@ def _from_files(files: list[Path], text: Collection[str], name: str) -> pl.LazyF
             return _typed(frame, files, kind, text, name)
         if kind == "Parquet" and frame.select(pl.len()).collect().item() == 0:
             raise SourceError(f"{name} has no rows; give a file with at least one row")
+        if kind == "JSON lines":
+            _refuse_faults(files, lambda file: json_fault(file, frame.collect_schema()))
         return frame
 
 
 def _scan_text(file: Path, kind: str) -> pl.LazyFrame:
     """The file with every column as text, and the header's names as they are written."""
     separator, quote = ("\t", None) if kind == "TSV" else (",", '"')
+    _refuse_faults([file], lambda file: return_fault(file, kind) or (quote_fault(file) if kind == "CSV" else None))
     names = next((cells for _, cells, _ in RECORDS[kind](file) if cells), [])
     twice = sorted({name for name in names if names.count(name) > 1})
+    if any("\0" in name for name in names):
+        raise SourceError(f"{file}, line 1: a column's name holds a NUL; save the file as UTF-8, without NULs there")
     if not names or twice:
-        what = f"has more than one column {_quoted(twice)}; give each its own name" if twice else "has no header"
+        what = f"has more than one column {quoted(twice)}; give each its own name" if twice else "has no header"
         raise SourceError(f"{file} {what}")
     frame = pl.scan_csv(file, separator=separator, quote_char=quote, infer_schema=False, glob=False)
     read = frame.collect_schema().names()
@@ -246,9 +231,9 @@ def _joined(frames: list[pl.LazyFrame], files: list[Path]) -> pl.LazyFrame:
     for frame, file in zip(frames[1:], files[1:], strict=True):
         schema = frame.collect_schema()
         if set(schema) != set(first):
-            differs = _quoted(sorted(set(schema) ^ set(first)))
+            differs = quoted(sorted(set(schema) ^ set(first)))
             raise SourceError(
-                f"{file} has the columns {_quoted(schema.names())}, {files[0]} has {_quoted(first.names())}; "
+                f"{file} has the columns {quoted(schema.names())}, {files[0]} has {quoted(first.names())}; "
                 f"give files that agree on {differs}"
             )
         for column, dtype in schema.items():
@@ -296,15 +281,21 @@ def _diagnosed(files: list[Path], kind: str) -> Iterator[None]:
     """Looks, where reading failed, for the line that is to blame."""
     try:
         yield
-    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, UnicodeDecodeError) as error:
         _raise_fault(files, kind, error)
         raise
 
 
-def _raise_fault(files: list[Path], kind: str, cause: Exception | None = None) -> None:
+def _raise_fault(files: list[Path], kind: str, cause: BaseException | None = None) -> None:
+    if kind != "Parquet":
+        _refuse_faults(files, lambda file: encoding_fault(file) or FAULTS[kind](file), cause)
+
+
+def _refuse_faults(
+    files: list[Path], fault_of: Callable[[Path], str | None], cause: BaseException | None = None
+) -> None:
     for file in files:
-        fault = None if kind == "Parquet" else encoding_fault(file) or FAULTS[kind](file)
-        if fault:
+        if fault := fault_of(file):
             raise SourceError(f"{file}, {fault}") from cause
 
 
@@ -312,12 +303,3 @@ def _nearest(name: str, among: Sequence[str]) -> str | None:
     lower = {other.lower(): other for other in among}
     near = difflib.get_close_matches(name.lower(), list(lower), n=1)
     return lower[near[0]] if near else None
-
-
-def _quoted(names: Collection[str]) -> str:
-    shown = [repr(name) for name in list(names)[:20]]
-    return ", ".join(shown) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -25,16 +25,24 @@ import obstore
 from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import LocalStore, from_url
 
+from imagetask.crash_points import reach
 from imagetask.errors import StorageError, UsageError
 from imagetask.images import Image
+from imagetask.stored_records import RECORD_VERSION, parse_record
 
 logger = logging.getLogger(__name__)
 
-RECORD_VERSION = 1
 _DEBRIS = re.compile(r"#\d+$")
 _DEBRIS_AGE = 600.0
+_LIVE_WRITE = 0.5
+"""Seconds in which a file that is being written changes or gets its name: clocks jump, its age alone tells nothing."""
+_HASH_IN_NAME = re.compile(r"([0-9a-f]{8}|[0-9a-f]{32})\.\w+$")
 _PROBE = "probe-"
 T = TypeVar("T")
+
+
+class LostImage(StorageError):
+    """An image that the store had is gone from it, or its bytes are no longer those that were kept."""
 
 
 class GenerationStore:
@@ -61,9 +69,10 @@ class GenerationStore:
             with _refusals("read from the store"):
                 text = bytes(obstore.get(self._store, _record_path(key)).bytes())
         except FileNotFoundError:
+            self._check_folder("read from")
             return None
-        record = _parse(text)
-        if record is None or record.get("key") != key:
+        record = parse_record(text, key)
+        if record is None:
             logger.warning("the record of generation %s in the store is damaged: it is made again", key)
             return None
         image = record.get("image")
@@ -87,12 +96,16 @@ class GenerationStore:
         """
         whole: dict[str, Any] = {"version": RECORD_VERSION, "key": key, "created_at": time.time(), **record}
         handle = None
+        self._check_folder("write to")
         if image is not None:
             path = f"{key[:2]}/{key}-{image.sha256[:8]}.{image.suffix}"
+            reach("store: image to be written")
             whole["image"] = self._write_image(path, image)
+            reach("store: image written")
             handle = self.image(whole["image"])
         with _refusals("write to the store"):
             obstore.put(self._store, _record_path(key), _record_json(whole))
+        reach("store: record written")
         return handle
 
     def put_image(self, image: Image) -> Image:
@@ -114,27 +127,47 @@ class GenerationStore:
         )
 
     def read(self, path: str) -> bytes:
-        """The bytes of an image by its path in the store. Raises `StorageError` where it is not there."""
+        """The bytes of an image by its path in the store, which holds the beginning of their hash.
+
+        Raises `LostImage` where they are not there, or are others than were kept.
+        """
         try:
-            if self._folder is not None:
-                with _refusals("read from the store"):
-                    return (self._folder / path).read_bytes()
             with _refusals("read from the store"):
-                return bytes(obstore.get(self._store, path).bytes())
+                if self._folder is not None:
+                    data = (self._folder / path).read_bytes()
+                else:
+                    data = bytes(obstore.get(self._store, path).bytes())
         except FileNotFoundError as error:
-            raise StorageError(f"the image {path} is not in the store {self.url}") from error
+            raise LostImage(f"the image {path} is not in the store {self.url}") from error
+        named = _HASH_IN_NAME.search(path)
+        if named and not hashlib.sha256(data).hexdigest().startswith(named[1]):
+            raise LostImage(f"the image {path} in the store {self.url} is damaged: its bytes are not those of its hash")
+        return data
+
+    def discard(self, path: str) -> None:
+        """Removes an image that is damaged, so that its generation is made again."""
+        with suppress(FileNotFoundError), _refusals("write to the store"):
+            obstore.delete(self._store, path)
 
     def sweep(self) -> int:
-        """Removes what killed processes left half written (older than ten minutes); gives the number of files."""
+        """Removes what killed processes left half written (older than ten minutes); gives the number of files.
+
+        A file that is being written stays, whatever the clocks say. What cannot be removed stays as well.
+        """
         if self._folder is None:
             return 0
         old = time.time() - _DEBRIS_AGE
         halves = (path for path in self._folder.rglob("*#*") if _DEBRIS.search(path.name))
-        found = chain(halves, self._folder.glob(f"{_PROBE}*"))
-        debris = [path for path in found if path.stat().st_mtime < old]
-        for path in debris:
-            path.unlink(missing_ok=True)
-        return len(debris)
+        found = {path: _seen(path) for path in chain(halves, self._folder.glob(f"{_PROBE}*"))}
+        debris = [path for path, seen in found.items() if seen is not None and seen[0] < old]
+        if debris:
+            time.sleep(_LIVE_WRITE)
+        return sum(_removed(path) for path in debris if _seen(path) == found[path])
+
+    def _check_folder(self, doing: str) -> None:
+        """A folder that was deleted would be made again by the next write, and what it held paid for again."""
+        if self._folder is not None and not self._folder.is_dir():
+            raise StorageError(f"could not {doing} the store: the folder {self._folder} is gone")
 
     def _write_image(self, path: str, image: Image) -> dict[str, Any]:
         data = image.data
@@ -171,16 +204,25 @@ def _record_path(key: str) -> str:
 
 
 def _record_json(record: Mapping[str, Any]) -> bytes:
-    """`_parse` reads it back, also where a prompt holds half of a surrogate pair."""
+    """`parse_record` reads it back, also where a prompt holds half of a surrogate pair."""
     return json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
-def _parse(text: bytes) -> dict[str, Any] | None:
+def _seen(path: Path) -> tuple[float, int] | None:
+    """When a file was changed (seconds since 1970) and its bytes; None where it is gone, or cannot be seen."""
     try:
-        record = json.loads(text)
-    except ValueError:
+        stat = path.stat()
+    except OSError:
         return None
-    return record if isinstance(record, dict) and record.get("version") == RECORD_VERSION else None
+    return stat.st_mtime, stat.st_size
+
+
+def _removed(path: Path) -> bool:
+    try:
+        path.unlink()
+    except OSError:
+        return False
+    return True
 
 
 def check_store_url(url: str) -> None:

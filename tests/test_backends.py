@@ -626,7 +626,7 @@ def test_pools_are_wide_and_what_was_set_for_the_hubs_clients_stays(model_server
     for _ in range(2):
         ask(hub_model(model_server), "a cat")
     hooks = huggingface_hub.get_async_session().event_hooks
-    assert len(hooks["request"]) == len(set(hooks["request"])) == 1
+    assert len(hooks["request"]) == len(set(hooks["request"])) == 2
     assert len(hooks["response"]) == len(set(hooks["response"])) == 2
 
 

@@ -171,10 +171,12 @@ def trigger_of(name: str) -> EventTrigger:
 
 def last_states() -> list[State[Any]]:
     """Every name of a last state that a run may come to."""
+    settings = RunSettings(source="prompts.csv", out=Path("out"), max_images=1)
     interrupted, out_of_money = RunStopped("interrupted", "a person"), RunStopped("billing", "no money")
     return [
-        completed_state(Counts()),
-        completed_state(Counts(rows=1, generations=1, failed={"refused": 1})),
+        completed_state(Counts(), settings),
+        completed_state(Counts(rows=1, generations=1, pending=1), settings),
+        completed_state(Counts(rows=1, generations=1, failed={"refused": 1}), settings),
         failed_state(interrupted),
         failed_state(out_of_money),
         failed_state(StorageError("disk full")),

@@ -39,12 +39,25 @@ def encoded(image_format: str) -> bytes:
     return encode_picture(picture(), image_format)
 
 
+def chunk(name: bytes, body: bytes) -> bytes:
+    """A part of a PNG."""
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
+def png_with(name: bytes, start: bytes, megabytes: int) -> bytes:
+    """A good small PNG that has, before its pixels, a chunk of so many MB of zeros, packed."""
+    data = encode_picture(picture(), "PNG")
+    return data[:33] + chunk(name, start + zlib.compress(bytes(megabytes * 10**6))) + data[33:]
+
+
+def tiff(*tags: tuple[int, int, int, int], data: bytes = b"") -> bytes:
+    """A TIFF of these tags (number, type, count, value), its data after them."""
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + data
+
+
 def bomb() -> bytes:
     """A small PNG whose header promises 20,000 × 20,000 px."""
-
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
     header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
     body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
@@ -241,3 +254,88 @@ def test_an_image_is_made_of_whatever_holds_one() -> None:
 @pytest.mark.parametrize("value", [None, 7, "a red bicycle", "/9j/" + "A" * 100, b"bytes", "A" * 200])
 def test_what_holds_no_image_gives_none(value: object) -> None:
     assert as_image(value) is None
+
+
+SIDE = 50_000
+TIFF_OF = ((258, 3, 1, 8), (259, 3, 1, 8), (262, 3, 1, 1), (277, 3, 1, 1))
+ENORMOUS = {
+    "PNG": b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", SIDE, SIDE, 8, 2, 0, 0, 0)),
+    "JPEG": b"\xff\xd8\xff\xc0\0\x11\x08" + struct.pack(">HH", SIDE, SIDE) + b"\3\1\x11\0\2\x11\1\3\x11\1\xff\xda",
+    "GIF": b"GIF89a" + struct.pack("<HH", SIDE, SIDE) + b"\0\0\0,\0\0\0\0" + struct.pack("<HH", SIDE, SIDE) + b"\0\2",
+    "BMP": b"BM" + struct.pack("<IIIIiiHHIIiiII", 99, 0, 54, 40, SIDE, SIDE, 1, 24, 0, 0, 0, 0, 0, 0),
+    "TIFF": tiff((256, 4, 1, SIDE), (257, 4, 1, SIDE), *TIFF_OF, (273, 4, 1, 99), (279, 4, 1, 9)),
+    "WEBP": b"RIFF\x12\0\0\0WEBPVP8L\5\0\0\0\x2f\xff\xff\xff\x0f\0",
+}
+
+
+@pytest.mark.parametrize("image_format", ENORMOUS)
+def test_a_header_of_50000_pixels_is_refused_before_any_is_decoded(image_format: str) -> None:
+    with pytest.raises(ImageError):
+        Image.from_bytes(ENORMOUS[image_format] + bytes(200))
+
+
+@pytest.mark.parametrize(("name", "start"), [(b"zTXt", b"k\0\0"), (b"iCCP", b"k\0\0"), (b"iTXt", b"k\0\1\0\0\0")])
+def test_a_png_with_a_packed_bomb_beside_its_pixels_is_refused(name: bytes, start: bytes) -> None:
+    with pytest.raises(ImageError, match="too large"):
+        Image.from_bytes(png_with(name, start, 5))
+
+
+ABSURD = {
+    "a tile of 60,000 px": tiff(
+        (256, 4, 1, 64), (257, 4, 1, 64), *TIFF_OF,
+        (322, 4, 1, 60_000), (323, 4, 1, 60_000), (324, 4, 1, 200), (325, 4, 1, 90_000),
+        data=bytes(76) + zlib.compress(bytes(9_000_000)),
+    ),
+    "a strip of 4 GB": tiff(
+        (256, 4, 1, 64), (257, 4, 1, 64), *TIFF_OF, (273, 4, 1, 200), (278, 4, 1, 2**32 - 1), (279, 4, 1, 2**32 - 9),
+        data=bytes(90) + zlib.compress(bytes(9_000_000)),
+    ),
+    "60,000 bands": tiff(
+        (256, 4, 1, 900), (257, 4, 1, 900), *TIFF_OF[:3], (273, 4, 1, 99), (277, 3, 1, 60_000), (279, 4, 1, 99)
+    ),
+    "2 billion widths": tiff((256, 4, 2**31 - 1, 64), (257, 4, 1, 64), (258, 3, 1, 8), (700, 7, 2**32 - 9, 8)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("action", ["error", "ignore"])
+@pytest.mark.parametrize("what", ABSURD)
+def test_a_tiff_with_absurd_tags_is_refused(what: str, action: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error" if action == "error" else "ignore")
+        with pytest.raises(ImageError):
+            check_image(Image.from_bytes(ABSURD[what]))
+
+
+def animation(image_format: str) -> bytes:
+    """Six frames of 64 × 64 px."""
+    drawn = [PILImage.new("RGB", (64, 64), (40 * number, 250 - 40 * number, 9)) for number in range(6)]
+    buffer = io.BytesIO()
+    drawn[0].save(buffer, image_format, save_all=True, append_images=drawn[1:], duration=40)
+    return buffer.getvalue()
+
+
+def with_canvas(data: bytes, image_format: str, side: int) -> bytes:
+    """The animation with its frames on a canvas of so many px on each side."""
+    if image_format == "GIF":
+        return data[:6] + struct.pack("<HH", side, side) + data[10:]
+    if image_format == "WEBP":
+        return data[:24] + 2 * struct.pack("<I", side - 1)[:3] + data[30:]
+    return data[:8] + chunk(b"IHDR", struct.pack(">II", side, side) + data[24:29]) + data[33:]
+
+
+@pytest.mark.parametrize("image_format", ["GIF", "WEBP", "PNG"])
+def test_an_animation_of_too_many_pixels_is_refused(image_format: str) -> None:
+    data = animation(image_format)
+    check_image(Image.from_bytes(data))
+    with pytest.raises(ImageError, match="an animation of 6 frames of 4000 × 4000 px"):
+        check_image(Image.from_bytes(with_canvas(data, image_format, 4000)))
+
+
+@pytest.mark.parametrize("image_format", ["GIF", "TIFF", "BMP"])
+@pytest.mark.parametrize("kept", [0.1, 0.3, 0.7, 0.95])
+def test_other_formats_cut_short_are_found(image_format: str, kept: float) -> None:
+    data = encoded(image_format)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(ImageError):
+            check_image(Image.from_bytes(data[: int(len(data) * kept)]))

@@ -1,16 +1,14 @@
-"""Killed and interrupted runs: no row is lost, and only what was in flight is asked for again."""
+"""Runs that are interrupted or told to end: they end soon, and keep what was in flight. Kills: test_crash_points."""
 
 from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
@@ -18,27 +16,12 @@ import polars as pl
 import pytest
 
 from imagetask import ImageDataset
-from imagetask.models.event_loop import IMAGE_THREADS
 from tests.command_line import DONE, STOPPED, command, environment, imagetask
 from tests.model_server import Call, Fault, RemoteModelServer, start_model_server
 
 ROWS = 300
 AT_ONCE = 24
 LATENCY = 0.15
-BEING_CHECKED = 2 * IMAGE_THREADS
-"""Pictures that came and are not yet durable: their calls gave their places back, so others may be under way."""
-A_MOMENT = 1.0
-"""Longest time from the last byte of a picture to its record in the store, on a busy machine (seconds)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Kill:
-    """A run that was killed. at: when (seconds since 1970). asked: calls of all runs so far. lost: those of this run
-    whose picture is not in the store."""
-
-    at: float
-    asked: int
-    lost: list[Call]
 
 
 @pytest.fixture
@@ -92,39 +75,6 @@ def settled(server: RemoteModelServer) -> list[Call]:
     return server.calls
 
 
-def killed_run(
-    calls: int, pause: float, asked: int, server: RemoteModelServer, work: Path, env: dict[str, str]
-) -> Kill:
-    """Starts the run, and kills its whole process group `pause` seconds after the server has seen `calls` more calls
-    than the `asked` of earlier runs."""
-    with started(server, work, env) as process:
-        server.wait_for_calls(asked + calls, timeout=120)
-        time.sleep(pause)
-        at = time.time()
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    seen = settled(server)
-    kept = kept_in(work / "out")
-    return Kill(at, len(seen), [call for call in seen[asked:] if call.sha256 not in kept])
-
-
-def leave_debris(out: Path) -> None:
-    """What a kill in the middle of any write can leave; a test cannot hit each of these moments."""
-    state = out / "_imagetask"
-    record = next((state / "store").glob("*/*.json"))
-    for path in (
-        state / "plan" / ".rows.parquet",
-        state / "parts" / f"{'0' * 32}.writing",
-        state / "parts" / f".{'0' * 32}.json.12345",
-        state / ".run.json.12345",
-        state / ".train-00000.parquet",
-        record.with_name(f"{record.name}#1"),
-    ):
-        path.write_bytes(b"PAR1 half a fi")
-    (state / "parts" / f"{'0' * 32}.parquet").write_bytes(b"PAR1 a part without its manifest")
-
-
 def check_dataset(server: RemoteModelServer, out: Path) -> None:
     """Every row is in its place, with a picture that the server delivered for its prompt."""
     frame = ImageDataset(out).scan().collect()
@@ -137,31 +87,6 @@ def check_dataset(server: RemoteModelServer, out: Path) -> None:
         assert delivered[digest].prompt == prompt
         seen.add(digest)
     assert len(seen) == ROWS, "each row has a picture of its own, rows with equal prompts too"
-
-
-def test_killed_runs_lose_no_row_and_pay_again_only_for_images_in_flight(
-    work: Path, server_url: dict[str, str]
-) -> None:
-    moments = random.Random(20261123)
-    out = work / "out"
-    kills: list[Kill] = []
-    with start_model_server(latency=LATENCY) as server:
-        for _ in range(3):
-            asked = kills[-1].asked if kills else 0
-            calls, pause = moments.randint(30, 80), moments.uniform(0, LATENCY)
-            kills.append(killed_run(calls, pause, asked, server, work, server_url))
-        left = ROWS - len(kept_in(out))
-        kills.append(killed_run(left, moments.uniform(0.2, 0.5), kills[-1].asked, server, work, server_url))
-        leave_debris(out)
-        ended = imagetask(*words(server), cwd=work, env=server_url)
-
-        assert ended.code == DONE, ended.text
-        assert len(server.calls) == ROWS + sum(len(kill.lost) for kill in kills)
-        for kill in kills:
-            assert len(kill.lost) <= AT_ONCE + BEING_CHECKED
-            assert all(call.time + (call.seconds or 0.0) > kill.at - A_MOMENT for call in kill.lost)
-        assert sum(bool(kill.lost) for kill in kills) >= 3, "the kills came while calls were in flight"
-        check_dataset(server, out)
 
 
 def test_a_run_that_is_told_to_end_while_it_is_stopping_keeps_the_slow_calls_in_flight(

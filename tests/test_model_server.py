@@ -6,13 +6,28 @@ import asyncio
 import base64
 import hashlib
 import io
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx2
 import pytest
 from PIL import Image
 
-from tests.model_server import BROKEN, FAILURES, SIGNATURE, SPOILED, Fault, ModelServer, start_model_server
+from tests.model_server import (
+    BROKEN,
+    FAILURES,
+    SIGNATURE,
+    SPOILED,
+    Chaos,
+    Fault,
+    ModelServer,
+    RemoteModelServer,
+    start_model_server,
+)
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -69,7 +84,7 @@ def test_ledger_notes_what_was_asked_with_which_key(client: httpx2.Client, model
     ask_hub(client, model_server, "a dog", width=32, height=48)
     first, second = model_server.calls
     assert (first.number, first.wire, first.model, first.prompt) == (1, "openai", "m", "a cat")
-    assert (first.authorization, first.status, first.body["seed"]) == ("Bearer sk-1", 200, 5)
+    assert (first.authorization, first.status, first.seed) == ("Bearer sk-1", 200, 5)
     assert (second.number, second.wire, second.model, second.prompt) == (2, "huggingface", "org/flux", "a dog")
     assert (second.authorization, second.body["parameters"]) == (None, {"width": 32, "height": 48})
     assert model_server.calls_for("a dog") == [second]
@@ -196,3 +211,59 @@ def test_a_server_in_another_process_is_read_and_set_alike(client: httpx2.Client
             server.behave({"fail": [{"match": None, "faults": ["no such fault"]}]})
         server.reset()
         assert server.calls == []
+
+
+def test_slow_body_comes_whole_for_the_patient_alone(client: httpx2.Client, model_server: ModelServer) -> None:
+    model_server.fail(None, Fault("slow_body", seconds=0.3), Fault("slow_body", seconds=30.0))
+    decoded(openai_bytes(ask_openai(client, model_server, "a cat")))
+    assert (model_server.calls[0].seconds or 0.0) >= 0.3
+    with client.stream("POST", model_server.model_url("m"), json={"inputs": "a cat"}) as begun:
+        assert begun.status_code == 200
+    model_server.wait_for_calls(2)
+    assert [call.delivered for call in model_server.calls] == [True, False]
+
+
+def test_chaos_is_the_same_for_the_same_seed_in_whatever_order_the_calls_come() -> None:
+    prompts = [f"cat {number}" for number in range(2000)]
+    chaos, same, other = Chaos(0.3, seed=1, lasting=0.5), Chaos(0.3, seed=1, lasting=0.5), Chaos(0.3, seed=2)
+    first = {prompt: chaos.fault_for(prompt, 0) for prompt in prompts}
+    assert {prompt: same.fault_for(prompt, 0) for prompt in reversed(prompts)} == first
+    assert {prompt: other.fault_for(prompt, 0) for prompt in prompts} != first
+    failing = [prompt for prompt in prompts if first[prompt]]
+    assert 0.25 < len(failing) / len(prompts) < 0.35
+    assert all(fault in first.values() for fault in chaos.faults)
+    lasting = [prompt for prompt in failing if all(chaos.fault_for(prompt, n) == first[prompt] for n in range(1, 6))]
+    assert 0.35 < len(lasting) / len(failing) < 0.55
+
+
+def test_chaos_is_set_over_http_and_taken_back(client: httpx2.Client, model_server: ModelServer) -> None:
+    chaos = Chaos(0.6, seed=5, faults=(Fault("server_error"), Fault("teapot")))
+    setting = {"chaos": {"rate": 0.6, "seed": 5, "faults": ["server_error", {"name": "teapot"}]}}
+    assert client.post(f"{model_server.url}/_behaviour", json=setting).status_code == 200
+    for _ in range(3):
+        for prompt in ("a cat", "a dog", "a cow"):
+            ask_openai(client, model_server, prompt)
+    for prompt in ("a cat", "a dog", "a cow"):
+        expected = [chaos.fault_for(prompt, number) for number in range(3)]
+        assert [call.fault for call in model_server.calls_for(prompt)] == [fault and fault.name for fault in expected]
+    assert client.post(f"{model_server.url}/_behaviour", json={"chaos": {"rate": 2}}).status_code == 400
+    model_server.recover()
+    assert {ask_openai(client, model_server, "a cat").status_code for _ in range(5)} == {200}
+
+
+def test_chaos_is_set_on_the_command_line() -> None:
+    command = [sys.executable, "-m", "tests.model_server", "--chaos", "1", "--chaos-seed", "3", "--while-stdin-is-open"]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        url = process.stdout.readline().strip()
+        server = RemoteModelServer(url)
+        prompt = next(f"cat {n}" for n in range(99) if _name(Chaos(1, seed=3).fault_for(f"cat {n}", 0)) == "teapot")
+        assert httpx2.post(server.model_url("m"), json={"inputs": prompt}, trust_env=False).status_code == 418
+        server.close()
+        process.stdin.close()
+        assert process.wait(10) == 0
+
+
+def _name(fault: Fault | None) -> str | None:
+    return fault.name if fault else None

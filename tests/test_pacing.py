@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 import pytest
 
+from benchmarks.rate_limit_storm import ADMITTED, BAR, WASTE, storm
 from imagetask.errors import RunStopped
 from imagetask.models import load_model
 from imagetask.models.managed import ManagedModel
@@ -28,12 +30,17 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 
 class Backend:
-    """Something to call at a pace: admits `admits` calls at a time and answers after `seconds`."""
+    """Something to call at a pace: admits `admits` calls at a time and answers after `seconds`.
 
-    def __init__(self, pace: Pace, *, admits: int = 1000, seconds: float = 0.01) -> None:
+    by_chance: share of the calls that it rejects whatever its load.
+    """
+
+    def __init__(self, pace: Pace, *, admits: int = 1000, seconds: float = 0.01, by_chance: float = 0.0) -> None:
         self.pace = pace
         self.admits = admits
         self.seconds = seconds
+        self.by_chance = by_chance
+        self.chance = random.Random(7)
         self.busy = self.most_busy = self.rejected = 0
         self.started: list[float] = []
 
@@ -42,7 +49,7 @@ class Backend:
         while True:
             ticket = await self.pace.acquire()
             self.started.append(time.monotonic())
-            if self.busy >= self.admits:
+            if self.busy >= self.admits or self.chance.random() < self.by_chance:
                 self.rejected += 1
                 self.pace.rejected(ticket, 0.05)
                 await asyncio.sleep(0.05)
@@ -113,6 +120,19 @@ def test_places_grow_back_to_the_maximum_when_a_limit_is_lifted() -> None:
     narrow, wide = run(work())
     assert narrow <= 6
     assert wide == 32
+
+
+def test_rejections_by_chance_do_not_bring_the_calls_down_to_one_after_another() -> None:
+    """A service that others use too rejects some calls however few there are."""
+
+    async def work() -> Backend:
+        backend = Backend(Pace(64), seconds=0.002, by_chance=0.04)
+        await backend.answer_all(1200)
+        backend.most_busy = 0
+        await backend.answer_all(300)
+        return backend
+
+    assert run(work()).most_busy >= 4  # 8 to 23; with a care that only grows: 2
 
 
 def test_rejections_without_an_answer_between_pause_every_caller() -> None:
@@ -209,21 +229,15 @@ def test_stop_reaches_who_waits_who_comes_later_and_who_was_just_given_a_place()
 # --- against a server -------------------------------------------------------------------------------------------------
 
 
-def test_server_that_admits_8_of_64_is_kept_busy_with_few_rejected_calls() -> None:
-    """The figures go to the report: ratio to the ideal time, and share of calls that were rejected."""
-    with start_model_server(latency=0.1) as server:
-        server.behave({"admit": {"at_once": 8}})
-        with managed_for(server.url, max_concurrency=64) as managed:
-            started = time.monotonic()
-            generations = managed.generate_outputs(prompts(400))
-            seconds = time.monotonic() - started
-        counts = server.counts()
-    assert all(one.status == "done" and one.attempts == 1 for [one] in generations)
-    ratio, share = seconds / (400 / 8 * 0.1), counts.rejected / counts.calls
-    print(f"{ratio:.2f} × the ideal time, {share:.1%} of {counts.calls} calls rejected")
-    assert counts.calls - counts.rejected == 400
-    assert share <= 0.05
-    assert ratio <= 1.8  # 1.1 to 1.2 on a quiet machine
+def test_storm_of_rejections_settles_near_what_is_admitted_and_wastes_little() -> None:
+    """8 admitted, 64 allowed; what the benchmark measures, in a short form. On a quiet machine 1.1 × the ideal time."""
+    with start_model_server(latency=0.3) as server:
+        server.behave({"admit": {"at_once": ADMITTED}})
+        seen = storm(server, 160, 0.3)
+    print(seen)
+    assert seen.over <= BAR
+    assert seen.rejected <= WASTE
+    assert 0.75 * ADMITTED <= seen.settled <= ADMITTED + 0.5
 
 
 def test_server_that_limits_the_rate_answers_every_prompt_in_the_end(model_server: ModelServer) -> None:

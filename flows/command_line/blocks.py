@@ -41,7 +41,11 @@ def create(
     requests_per_minute: Annotated[float | None, Parameter(help="Calls of one run in a minute, at most.")] = None,
     price: Annotated[
         list[str] | None,
-        Parameter(help='USD an image: MODEL=0.04, or "MODEL 1024x1024=0.04". Repeatable.', negative=()),
+        Parameter(
+            help='USD an image: MODEL=0.04, or "MODEL 1024x1024=0.04"; or USD a million tokens: '
+            '"MODEL input tokens=5", "MODEL output tokens=40". Repeatable.',
+            negative=(),
+        ),
     ] = None,
     overwrite: Annotated[bool, Parameter(help="Replace a block of that name.", negative=())] = False,
 ) -> int:
@@ -103,14 +107,15 @@ def _checked(backend: str, fields: Mapping[str, Any]) -> BackendBlock:
 
 
 def _prices(texts: list[str]) -> dict[str, float]:
-    """`MODEL=0.04` and `MODEL WIDTHxHEIGHT=0.04` → USD by what stands before the last `=`."""
+    """`MODEL=0.04`, `MODEL WIDTHxHEIGHT=0.04`, `MODEL output tokens=40` → USD by what stands before the last `=`."""
     prices: dict[str, float] = {}
     for text in texts:
         name, _, usd = text.rpartition("=")
         try:
             prices[name.strip()] = float(usd)
         except ValueError as error:
-            raise UsageError(f'--price {text}: expected MODEL=USD, or "MODEL WIDTHxHEIGHT=USD"') from error
+            forms = '"MODEL WIDTHxHEIGHT=USD", "MODEL input tokens=USD" or "MODEL output tokens=USD"'
+            raise UsageError(f"--price {text}: expected MODEL=USD, {forms}") from error
     return prices
 
 

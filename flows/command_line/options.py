@@ -20,7 +20,7 @@ _RUN = Group("Run", sort_key=3)
 
 def _option(name: str, group: Group, prefix: str = "") -> Parameter:
     field = RunSettings.model_fields[name]
-    default = f" Default: {field.default}." if type(field.default) is int else ""
+    default = f" Default: {field.default}." if type(field.default) in (int, float) else ""
     return Parameter(help=f"{prefix}{field.description}{default}", group=group, negative=())
 
 
@@ -51,7 +51,11 @@ class Options:
     max_concurrency: Annotated[int | None, _option("max_concurrency", _RUN)] = None
     requests_per_minute: Annotated[float | None, _option("requests_per_minute", _RUN)] = None
     timeout: Annotated[float | None, _option("timeout", _RUN)] = None
+    max_images: Annotated[int | None, _option("max_images", _RUN)] = None
+    max_cost: Annotated[float | None, _option("max_cost", _RUN)] = None
     max_failed: Annotated[int | None, _option("max_failed", _RUN)] = None
+    max_failed_share: Annotated[float | None, _option("max_failed_share", _RUN)] = None
+    max_refused_share: Annotated[float | None, _option("max_refused_share", _RUN)] = None
     store: Annotated[str | None, _option("store", _RUN)] = None
     rebuild: Annotated[bool | None, _option("rebuild", _RUN)] = None
 

@@ -13,11 +13,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from imagetask.models.budget import spent
 from imagetask.settings import RunSettings
 
 from .. import monitoring
 from ..watching.failures_told import examples
-from ..wording import by_kind
+from ..wording import by_kind, dollars
 
 _LINE_SECONDS = 15.0
 
@@ -27,6 +28,7 @@ def shown(console: Console) -> Iterator[None]:
     """Shows the progress of the run in this process: a bar on a terminal, else a line now and then."""
     ended = threading.Event()
     watch = threading.Thread(target=_bar if console.is_terminal else _lines, args=(console, ended), daemon=True)
+    monitoring.tell_estimate(lambda estimate: console.print(f"{estimate}", highlight=False, soft_wrap=True))
     watch.start()
     try:
         yield
@@ -94,6 +96,11 @@ def print_summary(
     for kind, found in examples(settings, counts["failed"], {}).items():
         why = f", as in: {found[0].message}" if found else ""
         table.add_row("failed", escape(f"{counts['failed'][kind]:,} {kind}{why}"))
+    if counts["pending"]:
+        table.add_row("pending", f"{counts['pending']:,}: the budget was reached; the same with a larger one goes on")
+    images, usd = spent(settings.layout.spent)
+    if usd:
+        table.add_row("spent", f"{dollars(usd)} for {images:,} images, by all runs into this folder")
     table.add_row("time", f"{seconds:.1f} s")
     console.print(table)
     shown_path = escape(repr(str(out)))

@@ -11,8 +11,8 @@ from typing import get_args
 from cyclopts import CoercionError, CycloptsError, UnknownCommandError, UnknownOptionError, UnusedCliTokensError
 from rich.console import Console
 
-DONE, STOPPED, WRONG_USAGE, SOME_FAILED = 0, 1, 2, 3
-"""Exit codes: all rows done; stopped before the end; wrong usage; finished with failed rows."""
+DONE, STOPPED, WRONG_USAGE, SOME_FAILED, SOME_PENDING = 0, 1, 2, 3, 4
+"""Exit codes: all rows done; stopped before the end; wrong usage; finished with failed rows; a budget was reached."""
 
 NO_KEY_ARGUMENT = (
     "a key is never given as an argument, where the shell's history and other users would see it: set OPENAI_API_KEY "

@@ -74,7 +74,7 @@ def live_artifacts(
         live.end(ended_early(error))
         raise
     else:
-        live.end(finished(progress.counts) if progress.counts else None)
+        live.end(finished(progress.counts, settings) if progress.counts else None)
     finally:
         thread.join(seconds.end)
 

@@ -29,6 +29,7 @@ MEANINGS: Mapping[ErrorKind, str] = {
     "refused": "The backend does not draw this prompt: its content rules.",
     "blank_image": "A picture came whose pixels are all alike, twice.",
     "corrupt_image": "What came was no whole picture, also in further attempts.",
+    "placeholder_image": "The same picture came for three or more different prompts: it stands for none of them.",
     "download": "The finished picture could not be fetched.",
     "config": "The backend does not know the model, or does not take a parameter.",
     "invalid_input": "The prompt is empty, too long, or otherwise not taken.",

@@ -30,6 +30,7 @@ def progress_text(settings: RunSettings, progress: Progress, ending: Ending | No
         "speed": _speed(progress, ending is None),
         "time left": _left(progress) if ending is None else "",
         "waiting for": _waiting(progress) if ending is None else "",
+        "estimate": "" if progress.estimate is None or not progress.estimate.images else str(progress.estimate),
         "cost so far": cost_told(settings, progress),
         "calls": f"{progress.calls:,}",
         "model": ", ".join(code(model) for model in settings.model),

@@ -14,7 +14,7 @@ from typing import TypeVar
 from imagetask.layout import Layout, write_whole
 from imagetask.models.redact import told
 from imagetask.plan import read_plan
-from imagetask.runs import Counts, counts_of_parts
+from imagetask.runs import Counts, Run, counts_of_parts
 from imagetask.settings import RunSettings
 
 from ..monitoring import Progress
@@ -145,10 +145,12 @@ def _go_on(settings: RunSettings, ending: Ending) -> str:
         if ending.to_mend
         else ("How to go on", "The run did not come to its end: ", "To go on, run")
     )
+    last = Run.last(settings.out)
+    command = command_of(settings, retry=None if last is None else last.retry)
     return (
         f"## {heading}\n\n{before}{text(ending.message, 1000)}\n\n"
         f"What came in is kept. {first} the same deployment with the same parameters, or the command "
-        f"below; it asks only for what is missing.\n\n{block(_in_lines(command_of(settings)), 'sh')}"
+        f"below; it asks only for what is missing.\n\n{block(_in_lines(command), 'sh')}"
     )
 
 
@@ -173,6 +175,7 @@ def _rows(settings: RunSettings, progress: Progress, counts: Counts) -> str:
         "new in this run": f"{min(progress.new_images, images):,}",
         "reused": f"{max(0, images - progress.new_images):,}",
         "failed": failed_told(_failed(progress, counts)),
+        "pending": f"{counts.pending:,}" if counts.pending else "",
     }
     return f"## Rows\n\n{pairs(rows)}"
 

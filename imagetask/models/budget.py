@@ -51,10 +51,6 @@ class Budget:
         self.reached = False
 
     @property
-    def limited(self) -> bool:
-        return self.max_images is not None or self.max_cost is not None
-
-    @property
     def images(self) -> int:
         """Images spent so far, by all runs, with what is reserved."""
         return self._images
@@ -77,27 +73,24 @@ class Budget:
                 raise BudgetReached
             self._changed.clear()
             await self._changed.wait()
+        self._add(1, nano)
         self._reserved += 1
-        if self.limited:
-            self._add(1, nano)
         return Reservation(nano)
 
     def settle(self, reservation: Reservation, usd: float) -> None:
         """An image came, or may have been made and lost: this is what it cost."""
-        self._reserved -= 1
-        nano = _nano(usd)
-        if not self.limited:
-            self._add(1, nano)
-        elif nano != reservation.nano:
-            self._add(0, nano - reservation.nano)
-        self._changed.set()
+        self._end(0, _nano(usd) - reservation.nano)
 
     def release(self, reservation: Reservation) -> None:
         """No image was made."""
+        self._end(-1, -reservation.nano)
+
+    def _end(self, images: int, nano: int) -> None:
+        """Of a reservation; those who wait go on also where the ledger cannot be written."""
         self._reserved -= 1
-        if self.limited:
-            self._add(-1, -reservation.nano)
         self._changed.set()
+        if images or nano:
+            self._add(images, nano)
 
     def _fits(self, nano: int) -> bool:
         if self.max_images is not None and self._images >= self.max_images:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from imagetask.crash_points import reach
 from imagetask.errors import GenerationError, ImageError
 from imagetask.images import Image, check_image
 from imagetask.models.answers import image_of
@@ -66,11 +67,7 @@ class Caller:
         Raises `GenerationError`, `BudgetReached`, `StorageError`, and the error that stopped the pace.
         """
         ticket = await self.pace.acquire()
-        try:
-            reservation = await self.budget.reserve(self._price_before(ask.request))
-        except BaseException:
-            self.pace.release()
-            raise
+        reservation = await self._reserved(ask.request)
         image = await self._image(ticket, reservation, ask, history)
         self.any_answer = True
         self.pace.answered()
@@ -79,10 +76,26 @@ class Caller:
         finally:
             self._unchecked.release()
 
+    async def _reserved(self, request: ImageRequest) -> Reservation:
+        """The price of an image, taken out of the budget; a place for which there is none left goes to the next."""
+        try:
+            reservation = await self.budget.reserve(self._price_before(request))
+        except BaseException:
+            self.pace.unused()
+            raise
+        try:
+            self.pace.check()  # it may have been stopped while this call waited for the budget
+        except BaseException:
+            self.budget.release(reservation)
+            self.pace.unused()
+            raise
+        return reservation
+
     async def _image(self, ticket: int, reservation: Reservation, ask: Ask, history: History) -> Image:
         started = time.monotonic()
         history.attempts += 1
         self.tally.calls += 1
+        reach("generation: to be asked for")
         try:
             image = await self._asked(replace(ask.request, seed=history.seed if self.model.has_seeds else None))
         except GenerationError as error:
@@ -92,6 +105,7 @@ class Caller:
             self.budget.settle(reservation, reservation.usd)
             self.pace.release()
             raise
+        reach("generation: answered")
         history.latency = time.monotonic() - started
         history.info = image.info
         self._pay(reservation, image, history)

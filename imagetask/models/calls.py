@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import reduce
 from typing import Any, TypeVar
 
 from imagetask.errors import ErrorKind, GenerationError, RunStopped, StopReason, StorageError
@@ -111,35 +112,45 @@ class Calls:
             raise self.stop("storage", str(error)) from error
 
     async def _remembered_or_made(self, ask: Ask) -> Generation:
-        if self.store is not None and (failed := self._failures.get(ask.key)) is not None:
-            return failed
+        """What was made under the key, or in its place; with all attempts at both."""
+        if self.store is None:
+            return await self._made(ask, History(seed=ask.seed))
+        failed = self._failures.get(ask.key)
+        known = failed or await self._read(ask.key)
+        others = await self._made_instead(ask, known)
+        if failed is None and (made := await self._asked_for(ask, known, others)) is not None:
+            return reduce(following, (other for other in others if other.status == "failed"), made)
+        assert known is not None
+        return reduce(lambda before, other: following(other, before), others, known)
+
+    async def _asked_for(self, ask: Ask, known: Generation | None, others: Sequence[Generation]) -> Generation | None:
+        """The image of a key, remembered or made now; None where the failure that is remembered stands."""
         history = History(seed=ask.seed)
-        known = await self._remembered(ask)
-        if known is not None and known.error_kind is None:
+        if known is None and ask.again is False:
+            return history.generation(self.model.model_name, ask)
+        if known is None:
+            return await self._made(ask, history)
+        if known.error_kind is None:
             self._breakers.note_first("call", None, None)
             return known
-        if known is not None and known.error_kind is not None:
-            if not (TREATMENTS[known.error_kind].asked_again if ask.again is None else ask.again):
-                return known
-            history.follow(known)
-        elif ask.again is False:
-            return history.generation(self.model.model_name, ask)
+        if others and others[-1].status == "done":
+            return None
+        if not (TREATMENTS[known.error_kind].asked_again if ask.again is None else ask.again):
+            return None
+        history.follow(known)
         return await self._made(ask, history)
 
-    async def _remembered(self, ask: Ask) -> Generation | None:
-        """What the store has under the key; where that failed, what was made in its place, with all attempts."""
-        if self.store is None:
-            return None
-        known = await self._read(ask.key)
-        if known is None or known.error_kind is None:
-            return known
+    async def _made_instead(self, ask: Ask, known: Generation | None) -> list[Generation]:
+        """What was made in place of a generation that failed, the first first, up to an image."""
+        if known is None or (known.error_kind is None and known.attempts <= 1):
+            return []
+        others: list[Generation] = []
         for key in ask.instead:
             other = await self._read(key)
-            if other is not None:
-                known = following(other, known)
-                if known.error_kind is None:
-                    return known
-        return known
+            others += [] if other is None else [other]
+            if other is not None and other.status == "done":
+                break
+        return others
 
     async def _read(self, key: str) -> Generation | None:
         assert self.store is not None

@@ -144,6 +144,8 @@ EXCEPTIONS: tuple[Raised, ...] = (
 )
 """How an exception is classified: by the first row that names its class, or one that it inherits from."""
 
+_UNREADABLE = Raised("builtins.BaseException", "corrupt_image")
+
 ADVICE: Mapping[ErrorKind, str] = {
     "auth": "{key_from}, with a key that may use this model",
     "billing": "see to the account's plan or credits with the provider",
@@ -190,6 +192,8 @@ def classify_exception(
     if isinstance(error, GenerationError):
         return error
     inner = _innermost(error)
+    if isinstance(inner, GenerationError):
+        return inner
     text = str(inner)
     row = _row_of(inner, text.lower())
     if row.kind == "answer":
@@ -214,7 +218,16 @@ def _innermost(error: BaseException) -> BaseException:
 
 def _row_of(error: BaseException, text: str) -> Raised:
     names = _names(error)
-    return next(row for row in EXCEPTIONS if row.exception in names and re.search(row.says, text))
+    row = next(row for row in EXCEPTIONS if row.exception in names and re.search(row.says, text))
+    return _UNREADABLE if row.kind == "unknown" and _raised_by_pillow(error) else row
+
+
+def _raised_by_pillow(error: BaseException) -> bool:
+    """Whether Pillow's code raised it: on bytes that are no image, it raises whatever goes wrong."""
+    link = error.__traceback__
+    while link is not None and link.tb_next is not None:
+        link = link.tb_next
+    return link is not None and str(link.tb_frame.f_globals.get("__name__")).startswith("PIL.")
 
 
 def _names(error: BaseException) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 from urllib.request import getproxies
@@ -12,12 +13,17 @@ import httpx2
 
 from imagetask.errors import GenerationError
 from imagetask.models.redact import BareUrls
+from imagetask.models.watched_call import after_answer, before_request
 
 LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
 """No limit here: how many calls are under way is for pacing to say, and nobody waits for a place in a pool."""
 
 CONNECT_TIMEOUT = 20.0
 """How long a server may take to accept a connection (seconds)."""
+
+Hook = Callable[..., Any]
+Hooks = Mapping[str, list[Hook]]
+"""Functions that an HTTP client calls with each "request" and each "response"."""
 
 _POOLS = 16
 _BARE_URLS = BareUrls()
@@ -58,16 +64,31 @@ def timeouts(seconds: float) -> httpx2.Timeout:
     return httpx2.Timeout(seconds, connect=min(seconds, CONNECT_TIMEOUT), pool=None)
 
 
-def open_client(**options: Any) -> httpx2.AsyncClient:
+def proxied() -> bool:
+    """Whether the environment names a proxy."""
+    return bool(getproxies())
+
+
+def open_client(event_hooks: Hooks | None = None, **options: Any) -> httpx2.AsyncClient:
     """A client for hundreds of calls at once, which follows redirects and keeps secrets out of the log.
 
-    options: those of `httpx2.AsyncClient`. Where the environment names a proxy, it is the plain client with wide
-    limits, since a transport of one's own would go past the proxy.
+    Requests within a `WatchedCall` are watched. options: those of `httpx2.AsyncClient`. Where the environment names a
+    proxy, it is the plain client with wide limits, since a transport of one's own would go past the proxy.
     """
     logging.getLogger("httpx2").addFilter(_BARE_URLS)
-    if getproxies():
-        return httpx2.AsyncClient(limits=LIMITS, follow_redirects=True, **options)
-    return httpx2.AsyncClient(transport=SpreadTransport(), follow_redirects=True, **options)
+    hooks = with_hooks(event_hooks or {}, before_request, after_answer)
+    if proxied():
+        return httpx2.AsyncClient(limits=LIMITS, follow_redirects=True, event_hooks=hooks, **options)
+    return httpx2.AsyncClient(transport=SpreadTransport(), follow_redirects=True, event_hooks=hooks, **options)
+
+
+def with_hooks(hooks: Hooks, before: Hook, after: Hook) -> dict[str, list[Hook]]:
+    """The hooks with one for requests at their end and one for answers at their start; neither twice."""
+    requests, responses = hooks.get("request", []), hooks.get("response", [])
+    return {
+        "request": [*(hook for hook in requests if hook is not before), before],
+        "response": [after, *(hook for hook in responses if hook is not after)],
+    }
 
 
 def checked_url(url: str | None) -> str | None:

@@ -20,6 +20,10 @@ a prompt must not decide what a failure is."""
 
 _FILTER_FLAGS = ("filtered", "nsfw", "nsfw_content_detected", "has_nsfw_concepts")
 _READ = 20_000
+_LONGEST_TOLD = 366 * 86_400.0
+"""What an answer asks to wait is at most a year (seconds): a number that no clock can add is no reason to fail."""
+
+_TITLE = re.compile(r"<title[^>]{0,200}>([^<]{1,1000})</title>", re.IGNORECASE)
 _WAITS = re.compile(
     r"(?:try again|retry|available|wait)[^.\d]{0,40}?"
     r"((?:\d+(?:\.\d+)?\s*(?:milliseconds?|ms|hours?|h|minutes?|min|m|seconds?|secs?|s)(?![a-z])\s*)+)"
@@ -47,9 +51,10 @@ def read_error_body(headers: Mapping[str, str], body: str) -> ErrorBody:
         text = _plain(body)
         return ErrorBody(text or noted, f"{text} {noted}".lower())
     if isinstance(value, str):
-        return ErrorBody(value, f"{value} {noted}".lower())
+        return ErrorBody(value, f"{value[:_READ]} {noted}".lower())
     message = "; ".join(dict.fromkeys(_texts(value, _MESSAGES)))
-    words = " ".join((*_texts(value, _MESSAGES + _CODES), *([noted] if noted else [])))
+    said = " ".join(_texts(value, _MESSAGES + _CODES))
+    words = f"{said[:_READ]} {noted}".strip()
     estimated = value.get("estimated_time") if isinstance(value, dict) else None
     if isinstance(estimated, int | float):
         return ErrorBody(message or noted, f"{words} estimated_time".lower(), max(0.0, float(estimated)))
@@ -62,6 +67,11 @@ def retry_after(headers: Mapping[str, str], said: ErrorBody) -> float | None:
     Looked at in this order: `retry-after-ms`, `retry-after` (seconds or a date), an exhausted `ratelimit` header,
     "try again in 6m0s" in the text, `estimated_time`.
     """
+    seconds = _told(headers, said)
+    return None if seconds is None else min(seconds, _LONGEST_TOLD)
+
+
+def _told(headers: Mapping[str, str], said: ErrorBody) -> float | None:
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:
         return milliseconds / 1000
@@ -104,10 +114,10 @@ def _texts(value: Any, keys: tuple[str, ...]) -> Iterator[str]:
 
 def _plain(body: str) -> str:
     """The title of an HTML page, or the text itself."""
-    title = re.search(r"<title[^>]*>([^<]+)</title>", body[:_READ], re.IGNORECASE)
+    title = _TITLE.search(body[:_READ])
     if title:
         return title[1].strip()
-    if body.lstrip()[:1] in ("<", "{", "["):
+    if body[:_READ].lstrip()[:1] in ("<", "{", "["):
         return describe_bytes(body.encode("utf-8", "replace"))
     return body[:_READ].strip()
 
@@ -123,7 +133,7 @@ def _until(date: str) -> float | None:
     """Seconds from now to an HTTP date; 0 for one that has passed."""
     try:
         return max(0.0, parsedate_to_datetime(date).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError, TypeError):
         return None
 
 

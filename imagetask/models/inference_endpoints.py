@@ -6,7 +6,7 @@ import asyncio
 import io
 import os
 import re
-from contextvars import ContextVar
+from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar
 
 import httpx2
@@ -22,18 +22,18 @@ from imagetask.errors import GenerationError
 from imagetask.images import FORMATS, Image, describe_bytes
 from imagetask.models.base import AsyncImageGenerationModel, ImageRequest
 from imagetask.models.classify import classify_exception, classify_response
-from imagetask.models.connections import checked_key, checked_url, open_client, timeouts
+from imagetask.models.connections import checked_key, checked_url, proxied, timeouts
 from imagetask.models.error_body import filtered
+from imagetask.models.hub_clients import prepare_clients, watch_session
 from imagetask.models.redact import bare_url, one_line, safe_cause
+from imagetask.models.watched_call import WatchedCall
 
 _KEY_VARIABLE = "HF_TOKEN"
 _TASK = "text-to-image"
 _ARGUMENTS = ("negative_prompt", "width", "height", "num_inference_steps", "guidance_scale", "scheduler")
 _OURS = frozenset({"prompt", "inputs", "model"})
+_BAD_LINK = (httpx2.InvalidURL, httpx2.TooManyRedirects, httpx2.UnsupportedProtocol)
 _BARE_503 = re.compile(r"HTTP 503: (?:503 )?Service (?:Temporarily )?Unavailable", re.IGNORECASE)
-
-_answers: ContextVar[list[httpx2.Response] | None] = ContextVar("_answers", default=None)
-"""Where the answers of the call under way are noted: the client's own errors do not say what came."""
 
 TEXT_TO_IMAGE_PROVIDERS = tuple(sorted(name for name, tasks in PROVIDERS.items() if _TASK in tasks))
 """The providers of the installed huggingface_hub that make images."""
@@ -69,6 +69,7 @@ class InferenceEndpointsImageGeneration(AsyncImageGenerationModel):
     _provider: str | None = PrivateAttr(default=None)
     _info: dict[str, Any] = PrivateAttr(default_factory=dict)
     _client: AsyncInferenceClient | None = PrivateAttr(default=None)
+    _proxied: bool = PrivateAttr(default=False)
 
     @field_validator("base_url")
     @classmethod
@@ -131,12 +132,13 @@ class InferenceEndpointsImageGeneration(AsyncImageGenerationModel):
             raise
         except Exception as error:
             raise self._failure_of_look_up(error) from safe_cause(error, self._secrets)
-        _prepare_clients()
+        prepare_clients()
 
     def unload(self) -> None:
         self._key = self._target = ""
 
     async def aload(self) -> None:
+        self._proxied = proxied()
         self._client = AsyncInferenceClient(
             model=self._target,
             provider=self._provider,  # type: ignore[arg-type]  # checked against the installed providers
@@ -155,19 +157,47 @@ class InferenceEndpointsImageGeneration(AsyncImageGenerationModel):
         if client is None:
             raise GenerationError("config", "the model is not loaded: call load() and aload() first")
         arguments = call_arguments(request)
-        answers: list[httpx2.Response] = []
-        _answers.set(answers)
+        watch = WatchedCall(self._proxied)
+        if self._by_provider:
+            watch_session()
         try:
-            picture = await asyncio.wait_for(client.text_to_image(request.prompt, **arguments), self.timeout)
+            with watch.watched(self.timeout):
+                picture = await asyncio.wait_for(client.text_to_image(request.prompt, **arguments), self.timeout)
+        except GenerationError as error:
+            if watch.lost_link is not None:
+                error.again = self._again(watch, watch.lost_link)
+            raise
         except IndexError as error:
             raise GenerationError("refused", "the provider's answer has no image") from error
+        except _BAD_LINK as error:
+            if not watch.succeeded:
+                raise self._failure(error) from safe_cause(error, self._secrets)
+            raise GenerationError(
+                "download", f"the link to the image cannot be followed: {type(error).__name__}"
+            ) from None
         except UnidentifiedImageError as error:
-            raise self._no_image(answers) from error
+            raise self._no_image(watch.answers) from error
         except Exception as error:
-            raise self._failure(error) from safe_cause(error, self._secrets)
-        if any(is_filtered(answer) for answer in answers):
+            raise self._failure_of_call(error, watch) from safe_cause(error, self._secrets)
+        if any(is_filtered(answer) for answer in watch.answers):
             raise GenerationError("refused", "the provider filtered the image")
         return provider_image(picture, self._info)
+
+    def _again(self, watch: WatchedCall, link: httpx2.URL) -> Callable[[], Awaitable[Image]]:
+        """Fetches a result once more, as the provider's own code did."""
+
+        async def again() -> Image:
+            try:
+                with watch.watched(self.timeout):
+                    response = await asyncio.to_thread(huggingface_hub.get_session().get, link)
+            except GenerationError as error:
+                error.again = again if error.kind == "download" else None
+                raise
+            except Exception as error:
+                raise self._failure(error) from safe_cause(error, (str(link), *self._secrets))
+            return Image.from_bytes(response.content, self._info)
+
+        return again
 
     def _no_image(self, answers: list[httpx2.Response]) -> GenerationError:
         """What an answer with status 200 is that holds no image."""
@@ -213,6 +243,14 @@ class InferenceEndpointsImageGeneration(AsyncImageGenerationModel):
         if isinstance(error, ValueError) and not hasattr(error, "response"):
             return GenerationError("config", one_line(str(error), self._secrets))
         return self._failure(error)
+
+    def _failure_of_call(self, error: Exception, watch: WatchedCall) -> GenerationError:
+        """By the answer itself where the client could not read it (huggingface_hub 2.4, an error that is no text)."""
+        failure = self._failure(error)
+        if failure.kind == "unknown" and watch.answers and watch.answers[-1].is_error:
+            answer = watch.answers[-1]
+            return classify_response(answer.status_code, answer.headers, answer.text, secrets=self._secrets)
+        return failure
 
     def _failure(self, error: Exception) -> GenerationError:
         failure = classify_exception(error, secrets=self._secrets, key_variable=None if self.api_key else _KEY_VARIABLE)
@@ -284,21 +322,3 @@ def is_filtered(answer: httpx2.Response) -> bool:
     except ValueError:
         return False
     return isinstance(value, dict) and filtered(value)
-
-
-async def _note_answer(answer: httpx2.Response) -> None:
-    noted = _answers.get()
-    if noted is not None:
-        noted.append(answer)
-
-
-def _prepare_clients() -> None:
-    """Makes the async clients of huggingface_hub wide, and has the answers of our calls noted.
-
-    Their default of 100 connections makes healthy calls time out. It can be set for the whole process only;
-    everything else that was set for them (hooks) stays.
-    """
-    hooks = huggingface_hub.get_async_session().event_hooks
-    if _note_answer not in hooks["response"]:
-        hooks = {**hooks, "response": [*hooks["response"], _note_answer]}
-    huggingface_hub.set_async_client_factory(lambda: open_client(event_hooks=hooks, timeout=None))

@@ -79,6 +79,7 @@ class ManagedModel:
             budget=budget or Budget(),
             breakers=breakers or Breakers(),
         )
+        self._tally = self._calls.tally
         self._instead = tuple(instead)
         self._other = other
         self._again: Sequence[bool] | None = None
@@ -96,7 +97,14 @@ class ManagedModel:
     @property
     def tally(self) -> Tally:
         """What became of the generations so far, over all views."""
-        return self._calls.tally
+        return self._tally
+
+    def uncounted(self) -> ManagedModel:
+        """A view whose generations are not counted in the tally: they are looked at once more."""
+        view = copy.copy(self)
+        view._owner = self._owner or self
+        view._tally = Tally()
+        return view
 
     def load(self) -> None:
         """Opens the model's client or weights. Raises `RunStopped` where it cannot, for example for lack of a key."""
@@ -264,7 +272,8 @@ class ManagedModel:
         if not self._instead:
             return replace(ask, again=again)
         others = (one.ask(request, one.describe(request), ordinal, number) for one in self._instead)
-        return replace(ask, again=again, instead=tuple(other.key for other in others))
+        keys = dict.fromkeys(other.key for other in others)
+        return replace(ask, again=again, instead=tuple(key for key in keys if key != ask.key))
 
     async def _answered(self, ask: Ask) -> Generation:
         """By the model itself; or, where a failed row is tried again with another, by that one."""
@@ -273,13 +282,17 @@ class ManagedModel:
             return await self._calls.generation(ask)
         asked = other.identity.ask(ask.request, other.identity.describe(ask.request), ask.ordinal, ask.generation)
         before = tuple(key for key in ask.instead if key != asked.key)
+        if asked.key == ask.key:  # the same model and seed, on another server or with another account
+            return await other._calls.generation(replace(asked, again=True, instead=before))
         own = await self._calls.generation(replace(ask, again=False, instead=before))
         if own.status == "done":
             return own
         made = await other._calls.generation(replace(asked, again=True))
         if own.status == "pending":
             return made
-        return own if made.status == "pending" else following(made, own)
+        if made.status == "pending":
+            return following(replace(own, error_kind=None, error_message=None), made)
+        return following(made, own)
 
 
 def _request_of(item: Input, defaults: Mapping[str, Any]) -> ImageRequest | GenerationError:

@@ -18,10 +18,11 @@ from imagetask.errors import GenerationError, ImageError
 from imagetask.images import Image, decode_base64, describe_bytes
 from imagetask.models.base import AsyncImageGenerationModel, ImageRequest
 from imagetask.models.classify import classify_exception, classify_response
-from imagetask.models.connections import checked_key, checked_url, open_client, timeouts
+from imagetask.models.connections import checked_key, checked_url, open_client, proxied, timeouts
 from imagetask.models.error_body import filtered
 from imagetask.models.event_loop import event_loop
 from imagetask.models.redact import bare_url, safe_cause
+from imagetask.models.watched_call import WatchedCall
 
 _OPENAI_URL = "https://api.openai.com/v1"
 _OPENAI_HOSTS = ("api.openai.com", ".openai.azure.com")
@@ -68,6 +69,7 @@ class OpenAIImageGeneration(AsyncImageGenerationModel):
     _key: str = PrivateAttr(default="")
     _client: openai.AsyncOpenAI | None = PrivateAttr(default=None)
     _downloads: httpx2.AsyncClient | None = PrivateAttr(default=None)
+    _proxied: bool = PrivateAttr(default=False)
 
     @field_validator("base_url")
     @classmethod
@@ -124,6 +126,7 @@ class OpenAIImageGeneration(AsyncImageGenerationModel):
             http_client=open_client(timeout=wait),
         )
         self._downloads = open_client(timeout=wait)
+        self._proxied = proxied()
 
     async def aunload(self) -> None:
         for client in (self._client, self._downloads):
@@ -137,14 +140,16 @@ class OpenAIImageGeneration(AsyncImageGenerationModel):
         arguments = call_arguments(request)
         if self.model:
             arguments["model"] = self.model
-        response = await self._call(arguments)
+        watch = WatchedCall(self._proxied)
+        with watch.watched(self.timeout):
+            response = await self._call(arguments)
         # in few threads: a large answer is in memory three times over while it is read
         threads = event_loop().image_threads
         answer = await asyncio.get_running_loop().run_in_executor(threads, self._read, response)
         del response
         if isinstance(answer, Image):
             return answer
-        return await self._download(answer)
+        return await self._download(answer, watch)
 
     async def _call(self, arguments: dict[str, Any]) -> httpx2.Response:
         if self._client is None:
@@ -152,6 +157,8 @@ class OpenAIImageGeneration(AsyncImageGenerationModel):
         try:
             async with asyncio.timeout(self.timeout):
                 raw = await self._client.images.with_raw_response.generate(**arguments)
+        except GenerationError:
+            raise
         except Exception as error:
             raise self._failure(error) from safe_cause(error, self._secrets)
         response: httpx2.Response = raw.http_response
@@ -169,23 +176,27 @@ class OpenAIImageGeneration(AsyncImageGenerationModel):
                 200, response.headers, text, secrets=self._secrets, key_variable=self._key_variable
             ) from error
 
-    async def _download(self, link: Link) -> Image:
+    async def _download(self, link: Link, watch: WatchedCall) -> Image:
         """The image behind a link. No key is sent there, and the link, which may be signed, is in no message."""
         assert self._downloads is not None
         try:
-            async with asyncio.timeout(self.timeout):
-                response = await self._downloads.get(httpx2.URL(self._url).join(link.url))
+            with watch.watched(self.timeout):
+                async with asyncio.timeout(self.timeout):
+                    response = await self._downloads.get(httpx2.URL(self._url).join(link.url))
             if response.status_code != 200:
-                raise self._not_fetched(link, f"HTTP {response.status_code}")
+                raise self._not_fetched(link, watch, f"HTTP {response.status_code}")
             return Image.from_bytes(response.content, link.info)
-        except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError) as error:
-            raise self._not_fetched(link, type(error).__name__) from safe_cause(error, (link.url, *self._secrets))
+        except httpx2.InvalidURL as error:
+            raise GenerationError("download", "not followed: the link to the image is no http(s) URL") from error
+        except (httpx2.HTTPError, TimeoutError) as error:
+            why, cause = type(error).__name__, safe_cause(error, (link.url, *self._secrets))
+            raise self._not_fetched(link, watch, why) from cause
         except ImageError as error:
-            raise self._not_fetched(link, str(error)) from error
+            raise self._not_fetched(link, watch, str(error)) from error
 
-    def _not_fetched(self, link: Link, why: str) -> GenerationError:
+    def _not_fetched(self, link: Link, watch: WatchedCall, why: str) -> GenerationError:
         async def again() -> Image:
-            return await self._download(link)
+            return await self._download(link, watch)
 
         return GenerationError("download", f"the image was made but could not be fetched: {why}", again=again)
 

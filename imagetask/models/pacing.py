@@ -17,9 +17,10 @@ class Pace:
 
     The number of places starts at 4 and grows fourfold a round of answers, from 16 on twofold, until
     `max_concurrency`, or until the backend rejects calls. Then it falls to what the backend was seen to admit, at
-    most by half a time, and grows by one a round of answers; near the level that was refused by one in 4 rounds, and
-    in twice as many (up to 32) after each further refusal there. Once it is past that level, the limit was a passing
-    one, and it doubles each round again. Only answers that come while all places are taken let it grow.
+    most by half a time, and grows by one in 4 rounds of answers. A further refusal at the level that was refused
+    confirms it, and makes that twice as many rounds (up to 32); one below it came by chance, and makes it half as many.
+    Once it is past that level, the limit was a passing one, and it doubles each round again. Only answers that come
+    while all places are taken let it grow.
 
     requests_per_minute: calls are spaced evenly, 60 / requests_per_minute seconds apart.
     """
@@ -62,6 +63,16 @@ class Pace:
             self.release()
             raise self._stopped()
         return ticket
+
+    def check(self) -> None:
+        """Raises the error of `stop`, once it was called."""
+        if self._stopped:
+            raise self._stopped()
+
+    def unused(self) -> None:
+        """Gives a place back for which no call was made: the next call need not wait for its turn after it."""
+        self._next_slot -= self._interval
+        self.release()
 
     def release(self) -> None:
         """Gives a place back, after a failure that says nothing about the load."""
@@ -109,9 +120,11 @@ class Pace:
                 place.set_exception(error())
 
     def _begin_cut(self) -> None:
-        near = self._refused_level is not None and self.limit <= self._refused_level + 1
-        if not near:
+        level = self._refused_level
+        if level is None or self.limit > level + 1:
             self._care = _CAREFUL
+        elif self.limit < level:
+            self._care = max(self._care / 2, _CAREFUL)
         elif self._answered_since_cut:
             self._care = min(self._care * 2, _MOST_CAREFUL)
         self._cut_at = self._tickets
@@ -126,7 +139,7 @@ class Pace:
             self._care = _CAREFUL
         if level is None:
             return _QUADRUPLE if self.limit < _QUADRUPLE_UNTIL and not self._cut_at else _DOUBLE
-        return 1.0 / self.limit if self.limit + 1 < level else 1.0 / (self.limit * self._care)
+        return 1.0 / (self.limit * self._care)
 
     def _hand_out(self) -> None:
         loop = asyncio.get_running_loop()

@@ -13,7 +13,7 @@ LONGEST_MESSAGE = 300
 
 _READ = 20_000
 _HIDDEN = "***"
-_URL = re.compile(r"(\w+://)(?:[^\s/?#'\"<>]*@)?([^\s?#'\"<>]*)(?:[?#][^\s'\"<>]*)?")
+_URL = re.compile(r"(\w{1,20}://)(?:[^\s/?#'\"<>]*@)?([^\s?#'\"<>]*)(?:[?#][^\s'\"<>]*)?")
 _KEYS = (
     re.compile(r"(?i)\b(?:bearer|basic|key|token)\s+[\w.~+/*=-]{12,}"),
     re.compile(r"(?i)\b(?:bearer|basic)\s+\S+"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
@@ -28,6 +29,8 @@ BOOKKEEPING = (
     "generation",
     "reused",
     "maybe_billed",
+    "cost",
+    "cost_source",
     "latency",
     "raw_input",
     "raw_output",
@@ -159,7 +162,7 @@ class ImageTask(BaseModel, ABC):
                 failure = _task_failure("format_output", error)
                 outputs[number] = generation.failed(failure.kind, failure.message)
                 self.llm.note_task("task", failure.message)
-        columns["model_name"] = self.llm.model_name
+        columns["model_name"] = generation.model_name
         return {self._mapped(name): self._presented(value) for name, value in columns.items()}
 
     def _checked(self, columns: object) -> Row:
@@ -201,7 +204,7 @@ def required_columns(columns: Sequence[str] | Mapping[str, Any]) -> list[str]:
 
 
 def bookkeeping_columns(generation: Generation, *, raw_input: bool = False, raw_output: bool = False) -> Row:
-    """What is to be known of a generation beside its picture, as columns. latency: seconds."""
+    """What is to be known of a generation beside its picture, as columns. latency: seconds; cost: USD."""
     columns: Row = {
         "status": generation.status,
         "error_kind": generation.error_kind,
@@ -211,6 +214,8 @@ def bookkeeping_columns(generation: Generation, *, raw_input: bool = False, raw_
         "generation": generation.generation,
         "reused": generation.reused,
         "maybe_billed": generation.maybe_billed,
+        "cost": generation.cost,
+        "cost_source": generation.cost_source,
         "latency": generation.latency,
     }
     if raw_input:
@@ -221,11 +226,12 @@ def bookkeeping_columns(generation: Generation, *, raw_input: bool = False, raw_
 
 
 def group_status(generations: Sequence[Generation]) -> str:
-    """The status of a row with several generations: "done", "failed", or how many came, as in "2 of 3"."""
-    came = sum(generation.error_kind is None for generation in generations)
-    if came == len(generations):
-        return "done"
-    return f"{came} of {len(generations)}" if came else "failed"
+    """The status of a row with several generations: "done", "failed", "pending", or how many came, as in "2 of 3"."""
+    statuses = Counter(generation.status for generation in generations)
+    came = statuses["done"]
+    if came in (0, len(generations)):
+        return "done" if came else "failed" if statuses["failed"] else "pending"
+    return f"{came} of {len(generations)}"
 
 
 def _task_failure(where: str, error: Exception) -> GenerationError:

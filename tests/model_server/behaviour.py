@@ -7,6 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
+from tests.model_server.chaos import Chaos
 from tests.model_server.faults import Fault, as_fault
 from tests.model_server.pictures import ImageFormat
 
@@ -44,6 +45,7 @@ class Behaviour:
     latency: seconds a picture takes, or a function of its prompt. format: of pictures, where the call does not ask.
     answers: how the OpenAI wire gives pictures; "auto" as the call asks, else base64. require_key: 401 for any other.
     rejects: names in the body (or its parameters) that are answered with 400, unknown parameter.
+    repeatable: equal calls (model, prompt, seed) get equal pictures; else each call gets one of its own.
     """
 
     def __init__(
@@ -60,7 +62,9 @@ class Behaviour:
         self.answers = answers
         self.require_key = require_key
         self.rejects = frozenset(rejects)
+        self.repeatable = False
         self._rules: list[Rule] = []
+        self.chaos(None)
         self._at_once: int | None = None
         self._per_second: float | None = None
         self._retry_after: float | str = ""
@@ -81,6 +85,12 @@ class Behaviour:
     def recover(self) -> None:
         """Takes all faults back."""
         self._rules = []
+        self.chaos(None)
+
+    def chaos(self, chaos: Chaos | None) -> None:
+        """Makes calls fail by chance, but for those that a rule of `fail` is for; None: no more."""
+        self._chaos = chaos
+        self._seen: Counter[str] = Counter()
 
     def admit(self, at_once: int | None, retry_after: float | str = "") -> None:
         """Lets at most `at_once` calls in at a time; the others get 429, with Retry-After (s) where it is given."""
@@ -91,13 +101,14 @@ class Behaviour:
         self._per_second, self._retry_after = per_second, retry_after
 
     def behave(self, settings: Mapping[str, Any]) -> None:
-        """Sets what a JSON object says: attributes by name, `fail`, `admit` and `rate` by their arguments, `recover`.
+        """Sets what a JSON object says: attributes by name, `fail`, `admit`, `rate` and `chaos` by their arguments,
+        `recover`.
 
         Example: `{"latency": 0.1, "admit": {"at_once": 8}, "fail": [{"match": "cat", "faults": ["reset"]}]}`.
         """
         if settings.get("recover"):
             self.recover()
-        for name in ("latency", "format", "answers", "require_key"):
+        for name in ("latency", "format", "answers", "require_key", "repeatable"):
             if name in settings:
                 setattr(self, name, settings[name])
         if "rejects" in settings:
@@ -105,6 +116,8 @@ class Behaviour:
         for name in ("admit", "rate"):
             if name in settings:
                 getattr(self, name)(**settings[name])
+        if "chaos" in settings:
+            self.chaos(Chaos.of(settings["chaos"]) if settings["chaos"] else None)
         for rule in settings.get("fail", ()):
             options = {name: rule[name] for name in ("forever", "shared") if name in rule}
             then = as_fault(rule.get("then", "ok"))
@@ -118,7 +131,15 @@ class Behaviour:
         sent = {*body, *(parameters if isinstance(parameters, dict) else ())}
         if unknown := sorted(sent & self.rejects):
             return Fault("unknown_parameter", param=unknown[0])
-        return next((fault for rule in self._rules if (fault := rule.next_for(prompt))), None)
+        ruled = next((fault for rule in self._rules if (fault := rule.next_for(prompt))), None)
+        return ruled or self._chaotic(prompt)
+
+    def _chaotic(self, prompt: str) -> Fault | None:
+        if self._chaos is None:
+            return None
+        number = self._seen[prompt]
+        self._seen[prompt] += 1
+        return self._chaos.fault_for(prompt, number)
 
     def rejection(self, in_flight: int) -> Fault | None:
         """A 429 where another call beside `in_flight`, or beside those of the last second, is one too many."""

@@ -151,6 +151,9 @@ SPOILED = frozenset(
 )
 """Faults that answer 200, with something else than the picture; they take as long as a picture does."""
 
+SLOW = frozenset({"slow_body"})
+"""Faults that leave the picture whole, if the client has the patience."""
+
 BROKEN = frozenset({"reset", "hang"})
 """Faults that break the connection, or leave the client waiting until it goes away."""
 
@@ -159,11 +162,11 @@ BROKEN = frozenset({"reset", "hang"})
 class Fault:
     """One way to fail, and how.
 
-    name: in `FAILURES`, `SPOILED` or `BROKEN`, or "ok". status, code, message: in place of the usual ones.
+    name: in `FAILURES`, `SPOILED`, `SLOW` or `BROKEN`, or "ok". status, code, message: in place of the usual ones.
     retry_after: seconds, or text that goes into the header as it is; "" leaves the header out. seconds: estimated time
-    of a loading model. latency: seconds before it fails. headers: further ones. after_bytes: bytes of a whole answer
-    that "reset" and "hang" send before they do. times: how often the result of "result_gone" is not there. flavour:
-    how "filtered" says so (azure, nsfw, finish_reason).
+    of a loading model, or over which a slow body drips. latency: seconds before it fails. headers: further ones.
+    after_bytes: bytes of a whole answer that "reset" and "hang" send before they do. times: how often the result of
+    "result_gone" is not there. flavour: how "filtered" says so (azure, nsfw, finish_reason).
     """
 
     name: str
@@ -180,8 +183,9 @@ class Fault:
     flavour: Literal["azure", "nsfw", "finish_reason"] = "azure"
 
     def __post_init__(self) -> None:
-        if self.name not in {*FAILURES, *SPOILED, *BROKEN, "ok"}:
-            raise ValueError(f"no fault is named {self.name!r}: {', '.join(sorted({*FAILURES, *SPOILED, *BROKEN}))}")
+        known = {*FAILURES, *SPOILED, *SLOW, *BROKEN}
+        if self.name not in {*known, "ok"}:
+            raise ValueError(f"no fault is named {self.name!r}: {', '.join(sorted(known))}")
 
 
 def as_fault(fault: Fault | str | Mapping[str, Any]) -> Fault:

@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 HOST = "127.0.0.1"
 BACKLOG = 2048
+_DROPS = 20
 
 Ending = Literal["keep", "reset", "hang"]
 
@@ -34,7 +35,7 @@ class Answer:
     """What to send: the body in pieces, so that what is shared between answers is never copied ahead of time.
 
     cut: bytes of the body that are sent, all where None. ending: what becomes of the connection after these; a
-    connection that is reset with `cut` 0 has not even sent a status line.
+    connection that is reset with `cut` 0 has not even sent a status line. over: seconds over which the body drips.
     """
 
     status: int = 200
@@ -43,6 +44,7 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
     cut: int | None = None
     ending: Ending = "keep"
+    over: float = 0.0
 
 
 Send = Callable[[Answer], Awaitable[None]]
@@ -130,8 +132,10 @@ class HttpConnection(asyncio.Protocol):
         return Request(method, unquote(path), query, headers, body)
 
     async def _send(self, answer: Answer) -> None:
-        if answer.cut != 0:
-            self._write(answer)
+        if answer.over > 0:
+            await self._drip(answer)
+        elif answer.cut != 0:
+            self._write(_head(answer), *_body(answer))
             if self._drained is not None:
                 await self._drained
         if answer.ending == "reset":
@@ -141,17 +145,31 @@ class HttpConnection(asyncio.Protocol):
         elif answer.ending == "hang":
             await asyncio.get_running_loop().create_future()
 
-    def _write(self, answer: Answer) -> None:
-        length = sum(map(len, answer.body))
-        lines = [
-            f"HTTP/1.1 {answer.status} {_reason(answer.status)}",
-            f"Content-Type: {answer.content_type}",
-            f"Content-Length: {length}",
-            *(f"{name}: {value}" for name, value in answer.headers.items()),
-        ]
-        head = "\r\n".join((*lines, "\r\n")).encode("latin-1")
-        body = answer.body if answer.cut is None else [b"".join(answer.body)[: answer.cut]]
-        self._transport.write(b"".join((head, *body)))
+    async def _drip(self, answer: Answer) -> None:
+        """Sends the body in 20 drops, the last of them at the end of the time."""
+        body = b"".join(_body(answer))
+        size = -(-len(body) // _DROPS)
+        self._write(_head(answer))
+        for start in range(0, len(body), size or 1):
+            await asyncio.sleep(answer.over / _DROPS)
+            self._write(body[start : start + size])
+
+    def _write(self, *pieces: bytes) -> None:
+        self._transport.write(b"".join(pieces))
+
+
+def _head(answer: Answer) -> bytes:
+    lines = [
+        f"HTTP/1.1 {answer.status} {_reason(answer.status)}",
+        f"Content-Type: {answer.content_type}",
+        f"Content-Length: {sum(map(len, answer.body))}",
+        *(f"{name}: {value}" for name, value in answer.headers.items()),
+    ]
+    return "\r\n".join((*lines, "\r\n")).encode("latin-1")
+
+
+def _body(answer: Answer) -> Sequence[bytes]:
+    return answer.body if answer.cut is None else [b"".join(answer.body)[: answer.cut]]
 
 
 def _reason(status: int) -> str:

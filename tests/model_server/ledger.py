@@ -15,7 +15,7 @@ class Call:
     """One request for a picture, and what became of it.
 
     number: 1-based. time: seconds since the epoch at which it came. seconds: it took, None while it is in flight.
-    model, prompt, body: as asked (prompt "" where it was none). authorization: the header, None where there was none.
+    model, prompt, seed, body: as asked (prompt "", seed None where there was none). authorization: the header, or None.
     fault: the name of the one it was answered with. status: of the answer, None where none was sent. sha256: of the
     bytes of the picture in the answer (the first, where several were asked for), None where it held no whole picture.
     delivered: the kernel took every byte of it before the client went; behind a URL that is when it is fetched.
@@ -27,6 +27,7 @@ class Call:
     wire: Wire
     model: str
     prompt: str
+    seed: object
     body: dict[str, Any]
     authorization: str | None
     fault: str | None = None

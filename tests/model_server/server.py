@@ -9,12 +9,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 from tests.model_server.answers import SIGNATURE, Asked, file_answer, paint, picture_answer, read_call, spoiled_answer
 from tests.model_server.behaviour import Answers, Behaviour, Latency
-from tests.model_server.faults import BROKEN, FAILURES, SPOILED, Fault, failure_answer
+from tests.model_server.faults import BROKEN, FAILURES, SLOW, SPOILED, Fault, failure_answer
 from tests.model_server.http11 import BACKLOG, HOST, Answer, Ending, HttpConnection, Request, Send, json_answer
 from tests.model_server.ledger import Call, CallReader, Counts
 from tests.model_server.pictures import ImageFormat, Picture, PictureMaker
@@ -168,6 +168,7 @@ class ModelServer(Behaviour, CallReader):
             wire=asked.wire,
             model=asked.model,
             prompt=asked.prompt,
+            seed=asked.seed,
             body=asked.body,
             authorization=request.headers.get("authorization"),
         )
@@ -206,7 +207,7 @@ class ModelServer(Behaviour, CallReader):
             return failure_answer(fault, asked.wire, model=asked.model, key=key)
         who = (asked.model, asked.prompt, json.dumps(asked.seed))
         self._asked[who] += 1
-        pictures = paint(asked, self._maker, self.format, self._asked[who], fault)
+        pictures = paint(asked, self._maker, self.format, 1 if self.repeatable else self._asked[who], fault)
         if fault is not None and (spoiled := spoiled_answer(asked, fault, pictures[0])) is not None:
             return spoiled
         if fault is not None and fault.name in BROKEN:
@@ -217,7 +218,8 @@ class ModelServer(Behaviour, CallReader):
         call.sha256 = pictures[0].sha256
         missing = fault.times if fault and fault.name == "result_gone" else 0
         urls = self._put_results(pictures, call, missing) if self._behind_url(asked, fault) else []
-        return picture_answer(asked, pictures, urls)
+        answer = picture_answer(asked, pictures, urls)
+        return replace(answer, over=fault.seconds) if fault is not None and fault.name in SLOW else answer
 
     def _behind_url(self, asked: Asked, fault: Fault | None) -> bool:
         wanted = self.answers == "url" or (self.answers == "auto" and asked.as_url)

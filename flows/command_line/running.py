@@ -1,0 +1,45 @@
+"""A flow run in this process for a command: its server, its progress bar, its summary, its exit code."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from imagetask.settings import RunSettings
+
+from .terminal import DONE, SOME_FAILED, SOME_PENDING, console, if_interrupted, quiet
+
+KEPT = "What came in is kept; the same command goes on from there."
+
+
+def run_flow(name: str, parameters: dict[str, Any], out: Path, settings: RunSettings) -> int:
+    """Runs a flow with a progress bar, and tells what it came to; gives the exit code. Prefect's logs go to its server.
+
+    name: "generate_images" or "retry_failed". out: the folder as it was given.
+    """
+    started = time.monotonic()
+    with if_interrupted(f"Interrupted. {KEPT}"):
+        counts = _counts_of(name, parameters)
+    from .progress_bar import print_summary
+
+    print_summary(console, out, settings, counts, time.monotonic() - started)
+    if counts["pending"]:
+        return SOME_PENDING
+    return SOME_FAILED if counts["failed"] else DONE
+
+
+def _counts_of(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    quiet()
+    from ..embedded_server import start_server
+
+    wait_for_server = start_server(lambda text: console.print(text, highlight=False))
+    from ..generate_images import generate_images
+    from ..retry_failed import retry_failed
+    from .progress_bar import shown
+
+    wait_for_server()
+    with shown(console):
+        flow: Any = {"generate_images": generate_images, "retry_failed": retry_failed}[name]
+        counts: dict[str, Any] = flow(**parameters)
+        return counts
