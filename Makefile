@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 
 SOURCES := $(shell find imagetask flows deployments -name '*.py' -o -name '*.yaml')
 
-.PHONY: demo test browser lint types bench torture clean
+.PHONY: demo test browser lint types bench torture fuzz clean
 
 $(VENV)/.made: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "imagetask needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Name another with: make PYTHON=python3.12 …")'
@@ -45,10 +45,15 @@ types: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/task_runs.py
+	$(BIN)/python benchmarks/rate_limit_storm.py
 
 # Kills runs at every crash point and 30 times at random, and counts what that cost: docs/guarantees.md
 torture: $(VENV)/.installed
 	$(BIN)/python benchmarks/torture.py
+
+# Bad input: as the tests do it, with fifty times as many examples, new ones each time.
+fuzz: $(VENV)/.installed
+	IMAGETASK_FUZZ=50 $(BIN)/python -m pytest tests/test_fuzz_sources.py tests/test_fuzz_rows.py
 
 clean:
 	rm -rf $(VENV) out preview build

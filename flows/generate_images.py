@@ -145,6 +145,7 @@ def generate_images(
     max_failed: int | None = None,
     max_failed_share: float = 0.5,
     max_refused_share: float = 0.5,
+    exact_size: bool = False,
     limit: int | None = None,
     store: str | None = None,
     rebuild: bool = False,

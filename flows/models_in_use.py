@@ -143,6 +143,7 @@ def managed_model(
         prices=account.prices,
         budget=budget,
         breakers=Breakers(settings.max_failed_share, settings.max_refused_share, proven=proven),
+        exact_size=settings.exact_size,
         instead=tried_instead(settings.layout, model),
         other=other,
     )

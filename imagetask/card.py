@@ -24,6 +24,8 @@ _MEANINGS = {
     "maybe_billed": "a call whose answer was lost may have been charged",
     "cost": "USD of the calls that brought a picture for this row",
     "cost_source": "`reported` by the backend, by a `price table`, `local` (free), or `unknown`",
+    "asked_size": "width and height that were asked for (px), where they were",
+    "image_size": "width and height of the picture (px)",
     "latency": "seconds of the call that gave the picture",
 }
 

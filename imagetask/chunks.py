@@ -245,7 +245,7 @@ def _series(
 ) -> pl.Series:
     try:
         return pl.Series(name, values, dtype=dtype, strict=True)
-    except (TypeError, pl.exceptions.PolarsError) as error:
+    except (TypeError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         kinds = ", ".join(sorted({type(value).__name__ for value in values if value is not None}))
         raise TaskError(f"the task {_name(task)} gave the column {name!r} values of several types ({kinds})") from error
 
@@ -262,6 +262,8 @@ _BOOKKEEPING_TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
     "cost": pl.Float64,
     "cost_source": pl.String,
     "latency": pl.Float64,
+    "asked_size": pl.String,
+    "image_size": pl.String,
     "raw_input": pl.String,
     "raw_output": pl.String,
 }
@@ -323,7 +325,7 @@ def _write_part(
         "pending": sum(g.status == "pending" for g in generations),
         "reused": sum(g.reused and g.status == "done" for g in generations),
     }
-    write_whole(manifest_path, json.dumps(manifest, ensure_ascii=False).encode())
+    write_whole(manifest_path, json.dumps(manifest).encode())
     reach("part: manifest in place")
     return manifest
 

@@ -25,7 +25,7 @@ class ImageDataset:
 
     Columns: the source's own, `row_id`, the task's (`image` as struct<bytes, path>, `model_name`), and `status`,
     `error_kind`, `error_message`, `attempts`, `seed`, `generation`, `reused`, `maybe_billed`, `cost`, `cost_source`,
-    `latency`.
+    `latency`, `asked_size`, `image_size`.
     Raises `DatasetError` where the folder is none.
     """
 

@@ -9,6 +9,7 @@ ImageTaskError
 ├── RunStopped            no more calls may be made; has the `StopReason`
 ├── TaskError             a task broke its contract; names the task
 └── StorageError          the store or the disk did not do what it must
+    └── LostImage         an image that the store had is gone from it, or damaged
 """
 
 from __future__ import annotations
@@ -68,6 +69,10 @@ class TaskError(ImageTaskError):
 
 class StorageError(ImageTaskError):
     """The store or the disk refused: full, read-only, unreachable. Nothing is marked done that is not durable."""
+
+
+class LostImage(StorageError):
+    """An image that the store had is gone from it, or its bytes are no longer those that were kept."""
 
 
 class GenerationError(ImageTaskError):

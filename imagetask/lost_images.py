@@ -9,8 +9,9 @@ from typing import Any
 
 import polars as pl
 
+from imagetask.errors import LostImage
 from imagetask.layout import Layout
-from imagetask.store import GenerationStore, LostImage
+from imagetask.store import GenerationStore
 
 logger = logging.getLogger(__name__)
 

@@ -153,12 +153,15 @@ def first_rows(settings: RunSettings, count: int) -> tuple[pl.DataFrame, list[in
 
 
 def read_plan(layout: Layout) -> Plan | None:
-    """The plan of the last run into a folder, or None."""
+    """The plan of the last run into a folder, or None where there is none that can be read."""
     known = read_json(layout.plan)
     if known is None or known.get("version") != FORMAT_VERSION:
         return None
-    chunks = tuple(Chunk(**chunk) for chunk in known["chunks"])
-    return Plan(known["rows"], known["chunk_rows"], known["num_generations"], chunks)
+    try:
+        chunks = tuple(Chunk(**chunk) for chunk in known["chunks"])
+        return Plan(known["rows"], known["chunk_rows"], known["num_generations"], chunks)
+    except (KeyError, TypeError):  # damaged: the next run makes it anew
+        return None
 
 
 def _input_columns(task: ImageTask) -> dict[str, str]:

@@ -112,11 +112,12 @@ class RunSettings(BaseModel):
     )
     max_failed: int | None = Field(default=None, ge=0, description="More failed rows than this stop the run.")
     max_failed_share: float = Field(
-        default=0.5, ge=0, le=1, description="A larger share of failed rows among the last 100 stops the run."
+        default=0.5, ge=0, le=1, description="A larger share of failed rows among 100 in a row stops the run."
     )
     max_refused_share: float = Field(
-        default=0.5, ge=0, le=1, description="A larger share of refused rows among the last 100 stops the run."
+        default=0.5, ge=0, le=1, description="A larger share of refused rows among 100 in a row stops the run."
     )
+    exact_size: bool = Field(default=False, description="An image of another size than was asked for is no good one.")
     limit: int | None = Field(default=None, ge=1, description="Only the first rows of the source.")
     store: str | None = Field(
         default=None,

@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 
 from imagetask.columns import column_to_images, frame_to_hub_table, hub_schema, image_columns, image_struct
 from imagetask.crash_points import reach
-from imagetask.errors import DatasetError, StorageError, TaskError, UsageError
+from imagetask.errors import DatasetError, LostImage, StorageError, TaskError, UsageError
 from imagetask.layout import FORMAT_VERSION, Layout, read_json, write_json
 from imagetask.lost_images import take_back_parts
-from imagetask.store import GenerationStore, LostImage
+from imagetask.store import GenerationStore
 
 SHARD_BYTES = 500_000_000
 _READERS = 4

@@ -26,7 +26,7 @@ from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import LocalStore, from_url
 
 from imagetask.crash_points import reach
-from imagetask.errors import StorageError, UsageError
+from imagetask.errors import LostImage, StorageError, UsageError
 from imagetask.images import Image
 from imagetask.stored_records import RECORD_VERSION, parse_record
 
@@ -39,10 +39,6 @@ _LIVE_WRITE = 0.5
 _HASH_IN_NAME = re.compile(r"([0-9a-f]{8}|[0-9a-f]{32})\.\w+$")
 _PROBE = "probe-"
 T = TypeVar("T")
-
-
-class LostImage(StorageError):
-    """An image that the store had is gone from it, or its bytes are no longer those that were kept."""
 
 
 class GenerationStore:

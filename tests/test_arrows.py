@@ -39,6 +39,9 @@ INSIDE = {
     "snapshot": "plan",
     "source_faults": "sources",
     "column_types": "sources",
+    "source_rows": "sources",
+    "stored_records": "store",
+    "lost_images": "shards",
 }
 """Module → the room that it is a part of."""
 

@@ -92,7 +92,6 @@ def test_every_row_of_a_run_in_chaos_is_as_the_servers_ledger_says(
         "timeout": PATIENCE,
         "limit": rows,
         "chunk_rows": 200,
-        "max_failed_share": 1.0,
     }
     source = pl.read_csv(parti_prompts, separator="\t", quote_char=None)["Prompt"].to_list()[:rows]
 

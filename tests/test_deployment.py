@@ -263,7 +263,11 @@ REFUSED: dict[str, list[Any]] = {
     "max_concurrency": [0],
     "requests_per_minute": [0, -0.5],
     "timeout": [0],
+    "max_images": [0],
+    "max_cost": [0, -1],
     "max_failed": [-1],
+    "max_failed_share": [-0.1, 1.5],
+    "max_refused_share": [-0.1, 1.5],
     "limit": [0],
     "store": ["s3://me:pass5word@bucket/a", "s3://bucket/a?key=pass5word", "s3://bucket?pass5word", "~nobody-there/a"],
 }

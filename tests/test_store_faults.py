@@ -17,8 +17,7 @@ from typing import Any
 import pytest
 
 from imagetask import GenerationStore, ImageDataset, ManagedModel
-from imagetask.errors import DatasetError, RunStopped, StorageError
-from imagetask.store import LostImage
+from imagetask.errors import DatasetError, LostImage, RunStopped, StorageError
 from tests.faulty_disk import Counting, run, settings_for
 from tests.small_datasets import make_dataset
 from tests.test_store import KEY, picture

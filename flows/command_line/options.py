@@ -51,6 +51,7 @@ class Options:
     max_concurrency: Annotated[int | None, _option("max_concurrency", _RUN)] = None
     requests_per_minute: Annotated[float | None, _option("requests_per_minute", _RUN)] = None
     timeout: Annotated[float | None, _option("timeout", _RUN)] = None
+    exact_size: Annotated[bool | None, _option("exact_size", _PICTURE)] = None
     max_images: Annotated[int | None, _option("max_images", _RUN)] = None
     max_cost: Annotated[float | None, _option("max_cost", _RUN)] = None
     max_failed: Annotated[int | None, _option("max_failed", _RUN)] = None

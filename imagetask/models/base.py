@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -50,8 +51,16 @@ class ImageRequest:
         return replace(self, **named, extra={**extra, **self.extra}) if named or extra else self
 
 
+_SIZE = re.compile(r"[1-9]\d*x[1-9]\d*")
 _DEFAULTABLE = frozenset(f.name for f in fields(ImageRequest)) - {"prompt", "extra"}
 _PARAMETERS = tuple(f.name for f in fields(ImageRequest) if f.name in _DEFAULTABLE and f.name != "seed")
+
+
+def asked_size(parameters: Mapping[str, Any]) -> str | None:
+    """The size that parameters of a request ask for, as "WIDTHxHEIGHT" (px); None where they leave it open."""
+    width, height = parameters.get("width"), parameters.get("height")
+    text = f"{width}x{height}" if width and height else str(parameters.get("size"))
+    return text if _SIZE.fullmatch(text) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Mapping
 from typing import Literal
 
@@ -22,19 +22,25 @@ _ADVICE: Mapping[ErrorKind, str] = {
 }
 
 
+_BLOCKS = 1_000
+"""So many windows are remembered: a row that fails later than that counts no more."""
+
+
 class Breakers:
     """Of one model in one run in a process; lives on the event loop.
 
-    max_failed_share, max_refused_share: of the last 100 rows that were asked for, from 50 on; refused rows count for
+    max_failed_share, max_refused_share: of 100 rows that started one after another, from 50 on; refused rows count for
     the second alone. proven: the model gave images to this dataset before, so that failing first rows say nothing.
     Each method takes what happened, and raises `RunStopped` where it is too much.
     """
 
     def __init__(self, max_failed_share: float = 0.5, max_refused_share: float = 0.5, *, proven: bool = False) -> None:
-        self._shares = {"failed": max_failed_share, "refused": max_refused_share}
+        self.max_failed_share = max_failed_share
+        self.max_refused_share = max_refused_share
         known: list[ErrorKind | None] = [None] * (FIRST_ROWS if proven else 0)
         self._first: dict[Channel, list[ErrorKind | None]] = {"call": known, "task": known.copy()}
-        self._window: deque[ErrorKind | None] = deque(maxlen=WINDOW)
+        self._started = 0
+        self._failed: dict[int, Counter[ErrorKind]] = {}
         self._good_since: float | None = None
         self._troubles = 0
 
@@ -52,27 +58,36 @@ class Breakers:
             advice = _ADVICE.get(kind, _MENDED)
             raise RunStopped(kind, f"the first {FIRST_ROWS} rows all failed alike: {message}; {advice}")
 
-    def note_row(self, kind: ErrorKind | None, message: str | None) -> None:
-        """Takes what became of a row that was asked for."""
-        self.note_first("call", kind, message)
-        self._window.append(kind)
-        if kind is None or len(self._window) < LEAST:
-            return
-        refused = self._window.count("refused")
-        failed = Counter(one for one in self._window if one not in (None, "refused"))
-        self._check_share("refused", refused, "refused", message)
-        if failed:
-            self._check_share("failed", failed.total(), failed.most_common(1)[0][0] or kind, message)
+    def start_row(self) -> int:
+        """Takes that a row is looked for, in the store or with a call; gives its number."""
+        self._started += 1
+        return self._started - 1
 
-    def _check_share(self, name: str, count: int, kind: ErrorKind, message: str | None) -> None:
-        limit = self._shares[name]
-        if count > limit * len(self._window):
-            became = "were refused" if name == "refused" else "failed"
-            raise RunStopped(
-                kind,
-                f"{count} of the last {len(self._window)} rows {became}, more than a share of {limit:g}; the last: "
-                f"{message}; see what they have in common, or allow more with --max-{name}-share",
-            )
+    def note_row(self, number: int, kind: ErrorKind | None, message: str | None) -> None:
+        """Takes what became of a row; of one that was remembered as well.
+
+        Rows are counted in the order in which they started: those that fail end last, after all of their attempts.
+        """
+        self.note_first("call", kind, message)
+        if kind is None:
+            return
+        block = number // WINDOW
+        kinds = self._failed.setdefault(block, Counter())
+        kinds[kind] += 1
+        started = min(self._started - block * WINDOW, WINDOW)
+        if started >= LEAST:
+            self._check_shares(kinds, started, message)
+        for old in [one for one in self._failed if one < self._started // WINDOW - _BLOCKS]:
+            del self._failed[old]
+
+    def _check_shares(self, kinds: Counter[ErrorKind], started: int, message: str | None) -> None:
+        refused = kinds["refused"]
+        failed = Counter({kind: count for kind, count in kinds.items() if kind != "refused"})
+        if refused > self.max_refused_share * started:
+            raise RunStopped("refused", _too_many(refused, started, "were refused", "max-refused-share", message))
+        if failed.total() > self.max_failed_share * started:
+            kind = failed.most_common(1)[0][0]
+            raise RunStopped(kind, _too_many(failed.total(), started, "failed", "max-failed-share", message))
 
     def note_image(self) -> None:
         """An image came."""
@@ -93,3 +108,10 @@ class Breakers:
                 f"no image came for {(now - self._good_since) / 60:.0f} minutes, while {self._troubles} calls failed, "
                 f"the last with: {error.message}; {_ADVICE.get(error.kind, _MENDED)}",
             )
+
+
+def _too_many(count: int, rows: int, became: str, option: str, message: str | None) -> str:
+    return (
+        f"{count} of {rows} rows in a row {became}, the last with: {message}; see what they have in common, or allow a "
+        f"larger share with --{option}"
+    )

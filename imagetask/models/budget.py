@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
+from imagetask.crash_points import reach
 from imagetask.errors import StorageError
 
 _NANO = 1_000_000_000
@@ -102,6 +103,7 @@ class Budget:
         self._spent += nano
         if self._ledger is not None:
             _append(self._ledger, f"{images} {Decimal(nano) / _NANO:f}\n".encode())
+            reach("budget: noted")
 
 
 def spent(ledger: Path) -> tuple[int, float]:

@@ -15,7 +15,13 @@ from imagetask.errors import GenerationError, ImageError
 from imagetask.images import Image, check_image
 from imagetask.models.answers import image_of
 from imagetask.models.attempts import Ask, History
-from imagetask.models.base import AsyncImageGenerationModel, Generation, ImageGenerationModel, ImageRequest
+from imagetask.models.base import (
+    AsyncImageGenerationModel,
+    Generation,
+    ImageGenerationModel,
+    ImageRequest,
+    asked_size,
+)
 from imagetask.models.batching import Batches
 from imagetask.models.budget import Budget, Reservation
 from imagetask.models.costs import FREE, cost_of, price_before
@@ -52,6 +58,7 @@ class Caller:
     tally: Tally
     thread: EventLoopThread
     sleep: Callable[[float], Awaitable[None]]
+    exact_size: bool = False
     any_answer: bool = False
     _dearest: float = 0.0
     _batches: Batches | None = None
@@ -176,6 +183,9 @@ class Caller:
             raise GenerationError("corrupt_image", str(error)) from error
         if blank:
             raise GenerationError("blank_image", f"every pixel of the {image.width} × {image.height} px is the same")
+        asked = asked_size(ask.request.parameters())
+        if self.exact_size and asked not in (None, f"{image.width}x{image.height}"):
+            raise GenerationError("corrupt_image", f"the image has {image.width}x{image.height} px, asked for {asked}")
         generation = history.generation(self.model.model_name, ask, image=image)
         if self.store is None:
             return generation

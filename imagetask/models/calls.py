@@ -45,6 +45,7 @@ class Calls:
         prices: Mapping[str, float],
         budget: Budget,
         breakers: Breakers,
+        exact_size: bool,
     ) -> None:
         self.model = model
         self.store = store
@@ -54,7 +55,7 @@ class Calls:
         self._thread = thread
         self._breakers = breakers
         self._recovery = Recovery(pace, self.tally, breakers, self.stop)
-        self._caller = Caller(model, store, pace, budget, prices, self.tally, thread, self._recovery.sleep)
+        self._caller = Caller(model, store, pace, budget, prices, self.tally, thread, self._recovery.sleep, exact_size)
         self._in_flight: dict[str, asyncio.Future[Generation]] = {}
         self._failures = FinalFailures()
 
@@ -114,7 +115,7 @@ class Calls:
     async def _remembered_or_made(self, ask: Ask) -> Generation:
         """What was made under the key, or in its place; with all attempts at both."""
         if self.store is None:
-            return await self._made(ask, History(seed=ask.seed))
+            return await self._made(ask, History(seed=ask.seed), self._breakers.start_row())
         failed = self._failures.get(ask.key)
         known = failed or await self._read(ask.key)
         others = await self._made_instead(ask, known)
@@ -128,17 +129,18 @@ class Calls:
         history = History(seed=ask.seed)
         if known is None and ask.again is False:
             return history.generation(self.model.model_name, ask)
+        number = self._breakers.start_row()
         if known is None:
-            return await self._made(ask, history)
+            return await self._made(ask, history, number)
         if known.error_kind is None:
-            self._breakers.note_first("call", None, None)
+            self._breakers.note_row(number, None, None)
             return known
         if others and others[-1].status == "done":
             return None
         if not (TREATMENTS[known.error_kind].asked_again if ask.again is None else ask.again):
             return None
         history.follow(known)
-        return await self._made(ask, history)
+        return await self._made(ask, history, number)
 
     async def _made_instead(self, ask: Ask, known: Generation | None) -> list[Generation]:
         """What was made in place of a generation that failed, the first first, up to an image."""
@@ -157,7 +159,7 @@ class Calls:
         record = await self._off_loop(self.store.get, key)
         return None if record is None else from_record(record, self.store)
 
-    async def _made(self, ask: Ask, history: History) -> Generation:
+    async def _made(self, ask: Ask, history: History, number: int) -> Generation:
         while True:
             if self.stopped is not None:
                 raise self.stop(self.stopped.kind, self.stopped.message)
@@ -175,15 +177,15 @@ class Calls:
                     continue
                 generation = history.generation(self.model.model_name, ask, error=error)
                 logger.warning("a row failed after attempt %d: %s; prompt: %s", history.attempts, error, short(ask))
-            await self._noted(generation)
+            await self._noted(generation, number)
             return generation
 
-    async def _noted(self, generation: Generation) -> None:
+    async def _noted(self, generation: Generation, number: int) -> None:
         """Takes what a row came to, and makes a failure durable."""
         if self.store is not None and generation.error_kind is not None:
             self._failures.add(generation)
         try:
-            self._breakers.note_row(generation.error_kind, generation.error_message)
+            self._breakers.note_row(number, generation.error_kind, generation.error_message)
         except RunStopped as error:
             self.stop(error.kind, error.message)
             raise

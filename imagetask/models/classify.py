@@ -42,7 +42,7 @@ ANSWERS: tuple[Answer, ...] = (
     Answer(
         "billing",
         _ANY,
-        r"insufficient_quota|billing_hard_limit|billing hard limit|billing_not_active|exceeded your current quota"
+        r"insufficient_?quota|billing_hard_limit|billing hard limit|billing_not_active|exceeded your current quota"
         r"|exhausted balance|insufficient[ _](?:funds|credits?|balance)|monthly included credits|payment required",
     ),
     Answer(
@@ -139,6 +139,7 @@ EXCEPTIONS: tuple[Raised, ...] = (
     Raised("builtins.ConnectionError", "server"),
     Raised("builtins.UnicodeEncodeError", "config"),
     Raised("builtins.ValueError", "refused", says=_REFUSED),
+    Raised("builtins.ValueError", "refused", says=r"^no (?:image_result|image url|output url)\b"),
     Raised("builtins.ValueError", "server", says=r"failed for request|task failed|timed out while waiting"),
     Raised("builtins.BaseException", "unknown"),
 )

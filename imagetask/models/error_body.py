@@ -25,7 +25,7 @@ _LONGEST_TOLD = 366 * 86_400.0
 
 _TITLE = re.compile(r"<title[^>]{0,200}>([^<]{1,1000})</title>", re.IGNORECASE)
 _WAITS = re.compile(
-    r"(?:try again|retry|available|wait)[^.\d]{0,40}?"
+    r"(?:try again|retry|available|wait|resets?)[^.\d]{0,40}?"
     r"((?:\d+(?:\.\d+)?\s*(?:milliseconds?|ms|hours?|h|minutes?|min|m|seconds?|secs?|s)(?![a-z])\s*)+)"
 )
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*(milliseconds?|ms|hours?|h|minutes?|min|m|seconds?|secs?|s)")

@@ -43,7 +43,7 @@ class ManagedModel:
     max_concurrency: calls under way at once, at most. requests_per_minute: None for as many as the backend admits.
     pace: in place of the two limits, one that models of one account share.
     prices: as `imagetask.models.costs.cost_of` takes them. budget: what may be spent; models may share it.
-    breakers: when a run is stopped because too much fails.
+    breakers: when a run is stopped because too much fails. exact_size: an image of another size than asked is no good.
     instead: models and seeds that failed rows were tried again with, in earlier runs and this one, the first first.
     other: asked in place of this model for the failed rows of this run that are tried again.
     One `ManagedModel` serves all threads of a process; `for_rows` gives each chunk its own view of it.
@@ -61,6 +61,7 @@ class ManagedModel:
         prices: Mapping[str, float] | None = None,
         budget: Budget | None = None,
         breakers: Breakers | None = None,
+        exact_size: bool = False,
         instead: Sequence[Identity] = (),
         other: ManagedModel | None = None,
     ) -> None:
@@ -78,6 +79,7 @@ class ManagedModel:
             prices=prices or {},
             budget=budget or Budget(),
             breakers=breakers or Breakers(),
+            exact_size=exact_size,
         )
         self._tally = self._calls.tally
         self._instead = tuple(instead)

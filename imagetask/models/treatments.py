@@ -17,7 +17,7 @@ FIRST_ROWS = 5
 """So many first rows that all fail in one way (see `Treatment.stops_at_start`) stop the run."""
 
 WINDOW, LEAST = 100, 50
-"""The shares of failed and of refused rows are those of the last 100 that were asked for, from 50 on."""
+"""The shares of failed and of refused rows are those of 100 rows that started one after another, from 50 on."""
 
 NO_SUCCESS = 10 * 60.0
 """So long without an image, while calls fail, stops the run (seconds). Waiting as the backend told does not count."""

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from imagetask.errors import GenerationError, ImageError, ImageTaskError
 from imagetask.images import Image, image_to_str
-from imagetask.models.base import Generation, ImageGenerationModel, ImageRequest
+from imagetask.models.base import Generation, ImageGenerationModel, ImageRequest, asked_size
 from imagetask.models.managed import Input, ManagedModel
 from imagetask.models.redact import one_line
 
@@ -32,6 +32,8 @@ BOOKKEEPING = (
     "cost",
     "cost_source",
     "latency",
+    "asked_size",
+    "image_size",
     "raw_input",
     "raw_output",
 )
@@ -205,6 +207,7 @@ def required_columns(columns: Sequence[str] | Mapping[str, Any]) -> list[str]:
 
 def bookkeeping_columns(generation: Generation, *, raw_input: bool = False, raw_output: bool = False) -> Row:
     """What is to be known of a generation beside its picture, as columns. latency: seconds; cost: USD."""
+    image = generation.image
     columns: Row = {
         "status": generation.status,
         "error_kind": generation.error_kind,
@@ -217,6 +220,8 @@ def bookkeeping_columns(generation: Generation, *, raw_input: bool = False, raw_
         "cost": generation.cost,
         "cost_source": generation.cost_source,
         "latency": generation.latency,
+        "asked_size": asked_size(generation.parameters),
+        "image_size": None if image is None else f"{image.width}x{image.height}",
     }
     if raw_input:
         columns["raw_input"] = _json({"prompt": generation.prompt, **generation.parameters})

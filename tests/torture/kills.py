@@ -61,6 +61,7 @@ WITH_CALLS = [
     *(Step("part: answered", 3), Step("part: written", 3), Step("part: in place", 3), Step("file: written", 5)),
     *(Step("part: manifest in place", 3), Step("part: manifest removed", 2, ("--rebuild",))),
     *(Step("generation: to be asked for", 110), Step("generation: answered", 60)),
+    Step("budget: noted", 150, ("--max-images", "100000")),
     *(Step("store: image to be written", 60), Step("store: image written", 60), Step("store: record written", 60)),
 ]
 """The passings are such that by then 50 calls are in flight: a run begins with 4, then 16, then 32."""
