@@ -26,7 +26,7 @@ _SIDE_FILES = ("-wal", "-shm", "-journal")
 
 
 def new_key(prefix: str = "canary/") -> str:
-    """A key like no provider's, so that no pattern knows it; with letters that URLs, JSON and base64 write otherwise."""
+    """A key like no provider's, so that no pattern knows it; with letters that URLs and base64 write otherwise."""
     return f"{prefix}{secrets.token_hex(12)}+{secrets.token_hex(4)}"
 
 
@@ -83,8 +83,8 @@ def texts_of(place: Place) -> Iterator[tuple[str, bytes]]:
         more = "".join(traceback.format_exception(*place.exc_info)) if place.exc_info else ""
         yield f"log of {place.name}", f"{place.getMessage()}\n{place.__dict__!r}\n{more}".encode()
     else:
-        text = place.encode("utf-8", "surrogatepass") if isinstance(place, str) else place
-        yield f"text: {text[:60]!r}", text
+        data = place.encode("utf-8", "surrogatepass") if isinstance(place, str) else place
+        yield f"text: {data[:60]!r}", data
 
 
 def _texts_of_file(path: Path) -> Iterator[tuple[str, bytes]]:

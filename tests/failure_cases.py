@@ -239,7 +239,12 @@ LIMITED = (
         told=1.0,
     ),
     Case("replicate: expected", "rate_limited", 429, '{"detail": "Expected available in 0.5 seconds."}', told=0.5),
-    Case("together: model", "rate_limited", 429, openai_says("You have reached the rate limit", None, "rate_limit")),
+    Case(
+        "together: limit of a model",
+        "rate_limited",
+        429,
+        openai_says("You have reached the rate limit", None, "rate_limit"),
+    ),
     Case("zai: usage", "rate_limited", 429, openai_says("Rate limit reached for requests", "1302")),
     Case("cloudflare: 1015", "rate_limited", 429, "error code: 1015", **_TEXT),
     Case("gateway: 429 without a word", "rate_limited", 429),

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import pytest
 from huggingface_hub.hf_api import InferenceProviderMapping
-from huggingface_hub.inference._providers import PROVIDERS, _common
+from huggingface_hub.inference._providers import PROVIDERS, _common, wavespeed
 from PIL import Image as PILImage
 from pydantic import SecretStr
 
@@ -168,7 +168,7 @@ def echoes(secret: str, url: str) -> dict[str, str]:
     """Headers of a failure that repeat a secret."""
     return {
         "X-Error-Message": f"the key {secret} was not taken",
-        "X-Request-Id": secret,
+        "X-Amzn-Trace-Id": secret,
         "WWW-Authenticate": f'Bearer realm="{secret}"',
         "Set-Cookie": f"session={quote(secret, safe='')}",
         "Link": f"<{url}/?key={secret}>",
@@ -230,6 +230,7 @@ def make_model(
         return OpenAIImageGeneration(model="m", base_url=url, api_key=secret, timeout=timeout, has_seeds=True)
     if wire == "hub":
         return InferenceEndpointsImageGeneration(model_id="m", base_url=url, api_key=secret, timeout=timeout)
+    patch.setattr(wavespeed, "_POLLING_INTERVAL", 0.01)
     patch.setattr(PROVIDERS[wire]["text-to-image"], "base_url", url)
     patch.setitem(_common.HARDCODED_MODEL_INFERENCE_MAPPING[wire], MODEL, _mapping(wire))
     return InferenceEndpointsImageGeneration(model_id=MODEL, provider=wire, api_key=secret, timeout=timeout)

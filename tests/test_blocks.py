@@ -124,6 +124,8 @@ WRONG: dict[str, dict[str, Any]] = {
     "a price that is no number": {"prices": {"gpt-image-2": math.nan}},
     "a price for a quality": {"prices": {"gpt-image-2 high": 0.1}},
     "a price for no size": {"prices": {"gpt-image-2 0x512": 0.1}},
+    "a price for other tokens": {"prices": {"gpt-image-2 cached tokens": 0.1}},
+    "a price for tokens of no model": {"prices": {"output tokens": 0.1}},
     "a price of nothing": {"prices": {"": 0.1}},
     "a price with a backend": {"prices": {"openai:gpt-image-2": 0.1}},
     "a model with a backend": {"model": "openai:gpt-image-2"},
@@ -150,7 +152,9 @@ def test_a_provider_that_makes_no_images_or_would_not_be_asked_is_refused() -> N
 
 @pytest.mark.parametrize("backend", BLOCKS)
 def test_the_default_model_is_taken_where_none_is_asked(backend: str) -> None:
-    block = BLOCKS[backend](model="some/model", max_concurrency=3, prices={"some/model 8x8": 0})
+    prices: dict[str, float] = {"some/model 8x8": 0, "some/model input tokens": 5, "some/model output tokens": 40}
+    block = BLOCKS[backend](model="some/model", max_concurrency=3, prices=prices)
+    assert block.prices == prices
     assert block.get_model().model_name == "some/model"
     assert block.get_model("another/model").model_name == "another/model"
 

@@ -111,6 +111,7 @@ def test_a_key_in_the_environment_is_taken_without_asking(
     key = new_key()
     words = ["blocks", "create", backend, f"from-{backend}", "--max-concurrency", "3", "--requests-per-minute", "90"]
     prices = ["--price", "some/model=0.04", "--price", "some/model 1024x1536=0.06"]
+    prices += ["--price", "some/model input tokens=5", "--price", "some/model output tokens=40"]
     made = on_terminal(*words, *prices, typed="", cwd=work, env={**server_url, variable: key})
     assert made.code == DONE, made.text
     assert f"The key is the one in {variable}." in made.text
@@ -120,7 +121,8 @@ def test_a_key_in_the_environment_is_taken_without_asking(
     assert block.api_key is not None
     assert block.api_key.get_secret_value() == key
     assert (block.max_concurrency, block.requests_per_minute) == (3, 90)
-    assert block.prices == {"some/model": 0.04, "some/model 1024x1536": 0.06}
+    by_tokens = {"some/model input tokens": 5.0, "some/model output tokens": 40.0}
+    assert block.prices == {"some/model": 0.04, "some/model 1024x1536": 0.06, **by_tokens}
 
 
 @pytest.mark.prefect_server

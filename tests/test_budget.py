@@ -82,7 +82,7 @@ async def take(budget: Budget, number: int, price: float) -> int:
 )
 def test_amounts_add_up_exactly(price: float, limit: float, allowed: int, ledger: Path) -> None:
     assert asyncio.run(take(Budget(max_cost=limit, ledger=ledger), 2000, price)) == allowed
-    assert spent(ledger) == (allowed, pytest.approx(price * allowed, abs=1e-12))
+    assert spent(ledger) == pytest.approx((allowed, price * allowed), abs=1e-12)
 
 
 def test_what_was_reserved_and_never_settled_counts_for_the_next_run(ledger: Path) -> None:
@@ -141,7 +141,7 @@ def test_half_a_line_of_a_ledger_is_taken_off_and_the_next_stands_on_its_own(led
 @pytest.mark.parametrize("text", [b"1 0.04\nten 0.04\n", b"1\n", b"1 0.04 7\n", b"1 4e\n", b"1 \xff\n"])
 def test_a_damaged_ledger_is_told_and_not_counted_as_nothing(text: bytes, ledger: Path) -> None:
     ledger.write_bytes(text)
-    with pytest.raises(StorageError, match="spent.txt is damaged: remove it"):
+    with pytest.raises(StorageError, match=r"spent\.txt is damaged: remove it"):
         Budget(ledger=ledger)
 
 
@@ -178,7 +178,7 @@ def test_a_budget_is_never_exceeded_with_64_in_flight_whatever_fails(
     assert model_server.max_in_flight > 30
     assert {call.fault for call in calls} >= {"server_error", "reset", "hang", "truncated_image", "refused"}
     assert 0 < model_server.counts().delivered <= may_be_charged(calls) <= 70
-    assert spent(ledger) == (70, pytest.approx(70 * PRICE)), "and it is used up"
+    assert spent(ledger) == pytest.approx((70, 70 * PRICE)), "and it is used up"
     came = statuses(generations)
     assert came["pending"] > 100
     assert came["done"] <= model_server.counts().delivered
@@ -213,7 +213,7 @@ def test_two_models_share_one_budget(model_server: ModelServer, ledger: Path, tm
     for thread in threads:
         thread.join(30)
     assert len(model_server.calls) == 30
-    assert spent(ledger) == (30, pytest.approx(30 * PRICE))
+    assert spent(ledger) == pytest.approx((30, 30 * PRICE))
     assert models[0].tally.pending + models[1].tally.pending == 170
 
 
@@ -230,7 +230,7 @@ def test_a_row_that_failed_and_has_no_money_left_for_another_attempt_is_failed_n
     model_server.fail(None, "truncated_image", forever=True)
     [one] = made(priced(model_server, Budget(max_images=2), tmp_path / "store"), PROMPTS[:1])
     assert (one.status, one.error_kind, one.attempts) == ("failed", "corrupt_image", 2)
-    assert one.cost == pytest.approx(2 * PRICE) or one.cost is None
+    assert one.cost == pytest.approx(2 * PRICE)
 
 
 def test_a_stopped_run_makes_no_call_for_rows_that_waited_for_the_budget(

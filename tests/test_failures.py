@@ -1,16 +1,18 @@
-"""What becomes of a call that fails: each row of the table of failures, over both wires, with a store on disk."""
+"""What becomes of a call that fails for a while, waits or stops, over both wires, with a store on disk.
+
+What each kind of failure is and gets, service by service, is in test_failure_table.py.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from imagetask.errors import ErrorKind, RunStopped
+from imagetask.errors import RunStopped
 from imagetask.models import Generation, load_model
 from imagetask.models.managed import ManagedModel
 from imagetask.store import GenerationStore
@@ -72,75 +74,6 @@ def assert_as_sent(generation: Generation, server: ModelServer) -> None:
 
 
 # --- rows that fail, and what that costs ------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Failing:
-    """A fault that lasts, and what FAILURES.md says of it: kind, calls made, and whether the next run asks again."""
-
-    fault: Fault | str
-    kind: ErrorKind
-    calls: int
-    asked_again: bool
-    wires: tuple[str, ...] = ("openai", "huggingface")
-
-    def __str__(self) -> str:
-        return str(getattr(self.fault, "name", self.fault))
-
-
-FAILING = (
-    Failing("server_error", "server", 5, True),
-    Failing("bad_gateway", "server", 5, True),
-    Failing("unavailable", "server", 5, True),
-    Failing("gateway_timeout", "server", 5, True),
-    Failing("reset", "server", 5, True),
-    Failing(Fault("reset", after_bytes=200), "server", 5, True),
-    Failing("hang", "timeout", 2, True),
-    Failing(Fault("hang", after_bytes=200), "timeout", 2, True),
-    Failing("refused", "refused", 1, False),
-    Failing("content_policy", "refused", 1, False),
-    Failing("empty_data", "refused", 1, False, wires=("openai",)),
-    Failing("empty_data", "corrupt_image", 3, True, wires=("huggingface",)),
-    Failing("filtered", "refused", 1, False),
-    Failing(Fault("filtered", flavour="nsfw"), "refused", 1, False, wires=("openai",)),
-    Failing(Fault("filtered", flavour="finish_reason"), "refused", 1, False, wires=("openai",)),
-    Failing("blank_image", "blank_image", 2, False),
-    Failing("truncated_image", "corrupt_image", 3, True),
-    Failing("bad_base64", "corrupt_image", 3, True),
-    Failing("html_page", "corrupt_image", 3, True),
-    Failing("svg", "corrupt_image", 3, True),
-    Failing(Fault("result_gone", times=4), "download", 2, True, wires=("openai",)),
-    Failing("prompt_too_long", "invalid_input", 1, False),
-    Failing("invalid_prompt", "invalid_input", 1, False),
-    Failing("teapot", "unknown", 2, True),
-)
-
-
-@pytest.mark.parametrize(
-    ("case", "wire"), [(case, wire) for case in FAILING for wire in case.wires], indirect=["wire"], ids=str
-)
-def test_lasting_failure_costs_its_row_what_the_table_says_and_no_other_row(
-    case: Failing, make: Make, model_server: ModelServer
-) -> None:
-    model_server.fail(BAD, case.fault, forever=True)
-    timeout = 0.4 if case.kind == "timeout" else 20.0
-    *first, bad, last = answer(make(timeout=timeout), [*GOOD[:6], BAD, GOOD[6]])
-
-    assert (bad.status, bad.error_kind, bad.image) == ("failed", case.kind, None)
-    assert bad.attempts == case.calls == len(model_server.calls_for(BAD))
-    assert bad.error_message
-    assert KEY not in bad.error_message
-    assert bad.maybe_billed is (case.kind == "timeout")
-    for good in (*first, last):
-        assert (good.status, good.attempts, len(model_server.calls_for(good.prompt))) == ("done", 1, 1)
-        assert_as_sent(good, model_server)
-
-    model_server.recover()
-    model_server.reset()
-    *_, again, _ = answer(make(), [*GOOD[:6], BAD, GOOD[6]])
-    assert model_server.prompts == ([BAD] if case.asked_again else [])
-    assert again.status == ("done" if case.asked_again else "failed")
-    assert again.error_kind == (None if case.asked_again else case.kind)
 
 
 def test_row_that_fails_for_a_while_gets_its_image_with_the_attempts_it_took(
@@ -229,37 +162,6 @@ def test_model_that_is_still_loading_after_the_warm_up_budget_stops_the_run(
 
 
 # --- stopping ---------------------------------------------------------------------------------------------------------
-
-STOPPING: tuple[tuple[str, ErrorKind, str], ...] = (
-    ("unauthorized", "auth", "mend the credentials block"),
-    ("unverified_organization", "auth", "verified"),
-    ("payment_required", "billing", "see to the account's plan or credits"),
-    ("insufficient_quota", "billing", "see to the account's plan or credits"),
-    ("billing_hard_limit", "billing", "see to the account's plan or credits"),
-    ("account_blocked", "account_blocked", "talk to its support"),
-    ("rate_limited_long", "rate_limited", "come back at 20"),
-    ("paused", "loading", "resume the endpoint"),
-    ("unknown_parameter", "config", "response_format"),
-    ("model_not_found", "config", "m"),
-    ("gone", "config", "no longer served"),
-)
-
-
-@pytest.mark.parametrize(("fault", "kind", "says"), STOPPING, ids=[fault for fault, *_ in STOPPING])
-def test_failure_that_needs_a_person_stops_the_run_after_a_handful_of_calls(
-    fault: str, kind: ErrorKind, says: str, make: Make, model_server: ModelServer
-) -> None:
-    prompts = [f"{number} of many" for number in range(40)]
-    model_server.fail(None, fault, forever=True)
-    error = stopped(make(), prompts)
-    assert error.kind == kind
-    assert says in error.message
-    assert 1 <= len(model_server.calls) <= 5
-
-    model_server.recover()
-    model_server.reset()
-    assert {generation.status for generation in answer(make(), prompts)} == {"done"}
-    assert len(model_server.calls) == 40
 
 
 def test_message_about_a_key_names_where_it_comes_from(

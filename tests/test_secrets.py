@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
+import logging
 import os
-import secrets
+import sqlite3
 import traceback
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import polars as pl
 import pytest
+from imagetask_flows.retry_failed import retry_failed
 from pydantic import SecretStr
 
 from imagetask import RunStopped
 from imagetask.blocks import OpenAIImageCredentials
+from tests.canary import Place, found, new_key
 from tests.command_line import DONE, SOME_FAILED, STOPPED, Ended, imagetask
 from tests.conftest import Generate
+from tests.failure_cases import AUTH, CASES, HANGING, REFUSED, SPOILED, WIRES, Wire
 from tests.machine import KEY, Machine
 from tests.model_server import SIGNATURE, Fault, ModelServer
+from tests.services import Services, make_model, prompt_of
+from tests.test_failure_table import cases_of, failures, generations, managed
 
 LOGGERS = ("imagetask", "imagetask_flows", "openai", "huggingface_hub", "httpx2")
 
@@ -44,36 +52,10 @@ for name in {LOGGERS}:
 """Python runs it at its start: Prefect shows what these loggers let through, but leaves their levels to the user."""
 
 
-def new_key() -> str:
-    """A key like no provider's, so that no pattern knows it; with letters that URLs and base64 write otherwise."""
-    return f"canary/{secrets.token_hex(12)}+{secrets.token_hex(4)}"
-
-
-def forms(secret: str) -> Iterator[bytes]:
-    """What a secret may look like in a file: plain, in a URL, in base64 at any offset, alone or after "Bearer "."""
-    yield secret.encode()
-    yield quote(secret, safe="").encode()
-    for before in range(3):
-        text = base64.b64encode(b"x" * before + secret.encode())
-        yield text[4 if before else 0 : -4]
-
-
-def texts_below(folder: Path) -> Iterator[tuple[Path, bytes]]:
-    """Every file, as it is; and the columns of text of Parquet files, which are compressed there."""
-    for path in folder.rglob("*"):
-        if not path.is_file():
-            continue
-        yield path, path.read_bytes()
-        if path.suffix == ".parquet":
-            frame = pl.read_parquet(path)
-            yield path, frame.drop("image", strict=False).write_ndjson().encode()
-
-
-def found(secret: str, *folders: Path) -> list[str]:
-    """The files in which a secret is, in any form."""
-    return [
-        str(path) for folder in folders for path, text in texts_below(folder) if any(f in text for f in forms(secret))
-    ]
+@pytest.fixture
+def services() -> Iterator[Services]:
+    with Services() as running:
+        yield running
 
 
 @pytest.fixture
@@ -99,18 +81,115 @@ def prefect_folders(server_url: dict[str, str], work: Path) -> list[Path]:
 
 
 def assert_nowhere(secret: str, ended: Ended, work: Path, prefect_folders: list[Path]) -> None:
-    assert found(secret, work, *prefect_folders) == []
-    assert not any(form in ended.text.encode() for form in forms(secret)), ended.text
+    assert found(secret, work, *prefect_folders, ended.text) == []
+
+
+def planted(secret: str, folder: Path) -> dict[str, Place]:
+    """The secret in every form that the search must find, by a name."""
+    in_base64 = [base64.b64encode(f"{before}{secret}:end".encode()) for before in ("Bearer ", "Basic me:", "a:")]
+    cause = ValueError("outer")
+    cause.__cause__ = KeyError(secret)
+    texts: dict[str, str | bytes] = {
+        "plain": b"\x00" + secret.encode(),
+        "reversed": secret[::-1],
+        "url": f"?key={quote(secret, safe='')}&more",
+        "url in a url": quote(f"?key={quote(secret, safe='')}", safe=""),
+        "every letter in a url": "".join(f"%{byte:02x}" for byte in secret.encode()),
+        "hex": secret.encode().hex(),
+        "HEX": secret.encode().hex().upper(),
+        "json": json.dumps(secret),
+        "json with slashes": json.dumps(secret).replace("/", "\\/"),
+        "json by numbers": "".join(f"\\u{ord(letter):04x}" for letter in secret),
+        "utf-16": secret.encode("utf-16-le"),
+        "over two lines": f"{secret[:9]}\n   {secret[9:]}",
+        **{f"base64 {number}": text for number, text in enumerate(in_base64)},
+        **{
+            f"base64 of urls {number}": text.replace(b"+", b"-").replace(b"/", b"_")
+            for number, text in enumerate(in_base64)
+        },
+        "gzip": gzip.compress(secret.encode()),
+    }
+    for name, text in texts.items():
+        (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    pl.DataFrame({"error_message": [f"no {secret}"]}).write_parquet(folder / "part.parquet", compression="zstd")
+    with closing(sqlite3.connect(folder / "database")) as database, database:
+        database.execute("CREATE TABLE log (message TEXT)")
+        database.execute("INSERT INTO log VALUES (?)", ("x" * 4000 + secret + "x" * 5000,))
+    places: dict[str, Place] = {path.name: path for path in folder.iterdir()}
+    record = logging.LogRecord("any", logging.INFO, "a.py", 1, "with %s", (secret,), None)
+    return {**places, "exception": ValueError(secret), "cause": cause, "log": record}
 
 
 @pytest.mark.parametrize("secret", [new_key(), SIGNATURE])
-def test_the_search_finds_what_is_there(secret: str, tmp_path: Path) -> None:
-    (tmp_path / "plain").write_bytes(b"\x00" + secret.encode())
-    (tmp_path / "url").write_text(f"?key={quote(secret, safe='')}&more")
-    for before in ("Bearer ", "Basic me:", "a:"):
-        (tmp_path / f"base64 {len(before)}").write_bytes(base64.b64encode(f"{before}{secret}:end".encode()))
-    pl.DataFrame({"error_message": [f"no {secret}"]}).write_parquet(tmp_path / "part.parquet", compression="zstd")
-    assert {Path(name).name for name in found(secret, tmp_path)} == {path.name for path in tmp_path.iterdir()}
+def test_the_search_finds_every_form_and_nothing_else(secret: str, tmp_path: Path) -> None:
+    places = planted(secret, tmp_path)
+    assert [name for name, place in places.items() if not found(secret, place)] == []
+    assert found(new_key(), *places.values()) == []
+
+
+ALL_AT_ONCE = [case for case in CASES if case not in HANGING]
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_failures_that_repeat_the_key_leave_it_nowhere(
+    wire: Wire, services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each case of the table over each wire, with every logger at DEBUG: first the call alone, then whole runs."""
+    for name in ("", *logging.root.manager.loggerDict):
+        caplog.set_level(logging.DEBUG, name or None)
+    monkeypatch.setattr("imagetask.models.calling.RETRY_DELAY", 0.005)
+    key = new_key()
+    services.secret = key
+    model = make_model(wire, services, key, monkeypatch)
+    errors = failures(model, [case for case in ALL_AT_ONCE if wire in case.wires])
+    assert any("***" in error.message for error in errors if error)
+
+    cases = cases_of(wire, "fail row", ALL_AT_ONCE)
+    made = generations(managed(model, tmp_path / "store"), [*map(prompt_of, cases), "a good one"])
+    assert [one.status for one in made] == ["failed"] * len(cases) + ["done"]
+    stops = []
+    for kind in ("auth", "billing", "config"):
+        services.everywhere = next(case for case in cases_of(wire, "stop", ALL_AT_ONCE) if case.kind == kind)
+        with pytest.raises(RunStopped) as caught:
+            generations(managed(model, tmp_path / "store"), [f"many {number}" for number in range(3)])
+        stops.append(caught.value)
+    assert len(services.seen) > len(errors)
+    exceptions = [*(error for error in errors if error), *stops]
+    for secret in (key, SIGNATURE):
+        assert {*found(secret, tmp_path, *exceptions, *caplog.records, *map(repr, made))} == set()
+
+
+def test_a_key_is_left_nowhere_by_a_budget_a_stop_and_a_retry_with_a_block(
+    work: Path,
+    services: Services,
+    generate: Generate,
+    prefect_folders: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("imagetask.models.calling.RETRY_DELAY", 0.005)
+    key = new_key()
+    services.secret = key
+    url = f"{services.url}/openai"
+    OpenAIImageCredentials(api_key=SecretStr(key), base_url=url).save("of-the-retry", overwrite=True)
+    cases = cases_of("openai", "fail row", (*REFUSED, *SPOILED))
+    rows = [f"a good one {number}" for number in range(6)] + [*map(prompt_of, cases)]
+    (work / "rows.csv").write_text("prompt\n" + "".join(f"{row}\n" for row in rows))
+    run = {"model": "openai:m", "credentials": "of-the-retry"}
+
+    with caplog.at_level(logging.DEBUG):
+        ended = [generate(work / "rows.csv", work / "out", max_images=3, **run)]
+        ended.append(generate(work / "rows.csv", work / "out", **run))
+        ended.append(retry_failed(str(work / "out"), model="openai:m", seed=1, credentials="of-the-retry"))
+        services.everywhere = AUTH[0]
+        with pytest.raises(RunStopped) as caught:
+            generate(work / "rows.csv", work / "out", seed=2, **run)
+    assert (ended[0]["pending"], ended[1]["pending"], ended[2]["pending"]) == (len(rows) - 3, 0, 0)
+    told = pl.read_parquet(work / "out" / "data" / "*.parquet")["error_message"].to_list()
+    assert any(text and "***" in text for text in told), "the answers repeated the key"
+    assert found("a good one 0", work, *prefect_folders)
+    for secret in (key, SIGNATURE):
+        assert found(secret, work, *prefect_folders, caught.value, *caplog.records, *map(repr, ended)) == []
 
 
 def test_an_openai_key_and_signed_urls_are_left_nowhere(
@@ -203,7 +282,7 @@ def test_a_workers_key_is_left_nowhere_but_in_the_encrypted_block(
     ]
     answers.append(machine.ask("events/filter", {"filter": {}}))
     assert all(answers)
-    assert not any(form in json.dumps(answers).encode() for form in forms(KEY))
+    assert found(KEY, json.dumps(answers)) == []
 
 
 def test_no_secret_is_in_an_exception(
@@ -217,4 +296,4 @@ def test_no_secret_is_in_an_exception(
     assert {call.authorization for call in model_server.calls} == {f"Bearer {key}"}
     text = "".join(traceback.format_exception(caught.value)) + repr(caught.value)
     assert "Incorrect API key provided" in text
-    assert not any(form in text.encode() for form in forms(key))
+    assert found(key, caught.value) == []

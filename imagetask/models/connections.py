@@ -27,6 +27,13 @@ Hooks = Mapping[str, list[Hook]]
 
 _POOLS = 16
 _BARE_URLS = BareUrls()
+_TALKATIVE = (
+    "httpx2",
+    "huggingface_hub.utils._http",
+    "openai._base_client",
+    *(f"httpcore2.{part}" for part in ("connection", "http11", "http2", "proxy", "socks")),
+)
+"""Loggers that write URLs, or headers of answers, at some level."""
 
 
 @cache
@@ -75,7 +82,8 @@ def open_client(event_hooks: Hooks | None = None, **options: Any) -> httpx2.Asyn
     Requests within a `WatchedCall` are watched. options: those of `httpx2.AsyncClient`. Where the environment names a
     proxy, it is the plain client with wide limits, since a transport of one's own would go past the proxy.
     """
-    logging.getLogger("httpx2").addFilter(_BARE_URLS)
+    for name in _TALKATIVE:
+        logging.getLogger(name).addFilter(_BARE_URLS)
     hooks = with_hooks(event_hooks or {}, before_request, after_answer)
     if proxied():
         return httpx2.AsyncClient(limits=LIMITS, follow_redirects=True, event_hooks=hooks, **options)

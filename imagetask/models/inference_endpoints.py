@@ -176,9 +176,10 @@ class InferenceEndpointsImageGeneration(AsyncImageGenerationModel):
                 "download", f"the link to the image cannot be followed: {type(error).__name__}"
             ) from None
         except UnidentifiedImageError as error:
-            raise self._no_image(watch.answers) from error
+            raise self._told(watch.answers) or self._no_image(watch.answers) from error
         except Exception as error:
-            raise self._failure_of_call(error, watch) from safe_cause(error, self._secrets)
+            failure = self._told(watch.answers) or self._failure_of_call(error, watch)
+            raise failure from safe_cause(error, self._secrets)
         if any(is_filtered(answer) for answer in watch.answers):
             raise GenerationError("refused", "the provider filtered the image")
         return provider_image(picture, self._info)
@@ -198,6 +199,23 @@ class InferenceEndpointsImageGeneration(AsyncImageGenerationModel):
             return Image.from_bytes(response.content, self._info)
 
         return again
+
+    def _told(self, answers: list[httpx2.Response]) -> GenerationError | None:
+        """The failure that the last answer tells where huggingface_hub took it for a result; None where it tells none.
+
+        That is a redirect to nowhere, and a provider's task that failed, which is told with a status of success.
+        """
+        answer = answers[-1] if answers else None
+        if answer is None or answer.status_code >= 400 or not is_read(answer):
+            return None
+        is_redirect = answer.status_code >= 300
+        if not is_redirect and not (self._by_provider and tells_error(answer)):
+            return None
+        status = answer.status_code if is_redirect else 200
+        failure = classify_response(status, answer.headers, answer.text, secrets=self._secrets)
+        if failure.kind == "unknown":
+            failure.kind = "server"
+        return failure
 
     def _no_image(self, answers: list[httpx2.Response]) -> GenerationError:
         """What an answer with status 200 is that holds no image."""
@@ -311,6 +329,23 @@ def endpoint_url(endpoint: InferenceEndpoint) -> str:
 
 def is_json(answer: httpx2.Response) -> bool:
     return "json" in answer.headers.get("content-type", "")
+
+
+def is_read(answer: httpx2.Response) -> bool:
+    """Whether the body is there; it is not where the connection broke in it."""
+    try:
+        return answer.content is not None
+    except httpx2.ResponseNotRead:
+        return False
+
+
+def tells_error(answer: httpx2.Response) -> bool:
+    """Whether an answer in JSON names an error in place of its result."""
+    try:
+        value = from_json(answer.content) if is_json(answer) else None
+    except ValueError:
+        return False
+    return isinstance(value, dict) and bool(value.get("error"))
 
 
 def is_filtered(answer: httpx2.Response) -> bool:

@@ -105,6 +105,7 @@ class Pace:
         """Halves the number of places, once for all calls that are under way: the backend shows signs of its load."""
         if self._tickets > self._slowed_at:
             self._slowed_at = self._tickets + self.in_flight
+            self._refused_level = self.limit
             self.limit = max(1.0, self.limit / 2)
 
     def pause(self, seconds: float) -> None:

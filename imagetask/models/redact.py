@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
+from base64 import b64encode
 from collections.abc import Iterator, Sequence
+from urllib.parse import quote
 
 import httpx2
 
@@ -13,7 +15,12 @@ LONGEST_MESSAGE = 300
 
 _READ = 20_000
 _HIDDEN = "***"
+_SHORTEST_SPELT = 8
+"""Secrets shorter than this are looked for as they are; their base64 would be found in harmless words."""
+_URL_SAFE = str.maketrans("+/", "-_")
 _URL = re.compile(r"(\w{1,20}://)(?:[^\s/?#'\"<>]*@)?([^\s?#'\"<>]*)(?:[?#][^\s'\"<>]*)?")
+_HEADERS = re.compile(r"\[\(b['\"].*\)\]", re.DOTALL)
+"""As httpcore2 writes them: a list of pairs of bytes."""
 _KEYS = (
     re.compile(r"(?i)\b(?:bearer|basic|key|token)\s+[\w.~+/*=-]{12,}"),
     re.compile(r"(?i)\b(?:bearer|basic)\s+\S+"),
@@ -28,14 +35,29 @@ def bare_url(url: str) -> str:
 
 
 def redact(text: str, secrets: Sequence[str] = ()) -> str:
-    """The text without `secrets`, without what looks like a key, and with bare URLs."""
+    """The text without `secrets` in any spelling, without what looks like a key, and with bare URLs."""
     for secret in secrets:
         if secret:
             text = text.replace(secret, _HIDDEN)
+            if len(secret) >= _SHORTEST_SPELT:
+                text = _spellings(secret).sub(_HIDDEN, text)
     text = _URL.sub(r"\1\2", text)
     for pattern in _KEYS:
         text = pattern.sub(_HIDDEN, text)
     return text
+
+
+def _spellings(secret: str) -> re.Pattern[str]:
+    """What a server that repeats a secret may make of it: in a URL, in JSON, in hex, in base64 at any offset.
+
+    Of base64 the whole word is meant, with what stands beside the secret in it.
+    """
+    data = secret.encode()
+    others = [quote(secret, safe=""), quote(secret), secret.replace("/", "\\/"), data.hex()]
+    words = [b64encode(b" " * before + data)[4 if before else 0 : -4].decode() for before in range(3)]
+    words += [word.translate(_URL_SAFE) for word in words]
+    in_base64 = "|".join(re.escape(word) for word in words)
+    return re.compile(rf"(?i:{'|'.join(map(re.escape, others))})|[\w+/-]*(?:{in_base64})[\w+/=-]*")
 
 
 def one_line(text: str, secrets: Sequence[str] = (), longest: int = LONGEST_MESSAGE) -> str:
@@ -70,9 +92,18 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 class BareUrls(logging.Filter):
-    """Takes queries and credentials out of the URLs that the HTTP client writes to the log."""
+    """Takes out of what clients write to the log: queries and credentials of URLs, and the headers of answers."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):
-            record.args = tuple(bare_url(str(a)) if isinstance(a, httpx2.URL) else a for a in record.args)
+            record.args = tuple(_plain(argument) for argument in record.args)
+        if isinstance(record.msg, str):
+            record.msg = _HEADERS.sub("[headers]", record.msg)
         return True
+
+
+def _plain(argument: object) -> object:
+    """What is written to the log, with bare URLs; a redirect or a link may be anywhere in a text."""
+    if isinstance(argument, httpx2.URL):
+        return bare_url(str(argument))
+    return _URL.sub(r"\1\2", argument) if isinstance(argument, str) else argument
