@@ -119,15 +119,12 @@ def test_max_cost_without_a_price_is_told_before_any_call(
 ) -> None:
     save("other-prices", model_server, prices={"other": 0.04, "m output tokens": 40})
     asked: dict[str, Any] = {"source": str(prompts), "out": tmp_path / "out", "max_cost": 1.0}
-    options: dict[str, Any]
-    for options in (
-        {"credentials": "other-prices", "model": "openai:m"},
-        {"base_url": model_server.openai_url, "model": "openai:m"},
-    ):
+    server: list[dict[str, Any]] = [{"credentials": "other-prices"}, {"base_url": model_server.openai_url}]
+    for options in server:
         with pytest.raises(
             UsageError, match=r"--max-cost: the price of an image of openai:m is not known: .*--price m="
         ):
-            generate(**asked, **options)
+            generate(**asked, **options, model="openai:m")
     assert price_of_an_image(RunSettings.checked(**{**asked, "model": "placeholder"}), "placeholder") == 0.0
     assert model_server.calls == []
 
