@@ -52,7 +52,7 @@ def main() -> int:
 
 def torture(work: Path, number: int, moments: random.Random) -> int:
     """Prints a line for each kill, and what is broken; gives the exit code."""
-    rows = 1200 + ROWS_A_KILL * number
+    rows = 1400 + ROWS_A_KILL * number
     url = str(get_current_settings().api.url)
     with killing(work, {"PREFECT_API_URL": url}, rows) as (killed, undisturbed):
         for kill in all_kills(killed, number, moments):

@@ -22,6 +22,7 @@ from .command_line.running import KEPT, run_flow
 from .command_line.terminal import (
     DONE,
     SOME_FAILED,
+    SOME_PENDING,
     STOPPED,
     WRONG_USAGE,
     console,
@@ -83,6 +84,8 @@ def preview(
         result = preview_rows(settings, rows)
     for line in result.lines():
         say(line)
+    if result.pending:
+        return SOME_PENDING
     return SOME_FAILED if result.failed else DONE
 
 
@@ -112,8 +115,8 @@ def status(folder: Annotated[Path, Parameter(help="Folder of the dataset.")], /)
     if usd:
         say(f"spent:  {dollars(usd)} for {images:,} images")
     if not running and (run.state != "finished" or counts.pending):
-        how = "go on, with a larger budget" if counts.pending else "go on"
-        say(f"{how}:  {command_of(run.settings, run.started_in, run.retry)}")
+        how = "go on, with a larger budget" if run.budget_reached else "go on"
+        say(f"{how}:  {command_of(run.settings, run.started_in, run.retry_left)}")
     if not running and counts.failed:
         say(f"failed rows once more: imagetask retry {shlex.quote(str(folder))}")
     return DONE

@@ -53,13 +53,19 @@ def estimate(settings: RunSettings, plan: Plan, rows: int | None = None, retry: 
     images = missing if rows is None else rows * plan.num_generations
     asked = [settings if retry is None else retry.settings_for(settings, model) for model in settings.model]
     models = settings.model if retry is None else [one.model[0] for one in asked]
-    prices = [price_of_an_image(one, model) for one, model in zip(asked, models, strict=True)]
-    if settings.max_cost is not None and None in prices:
-        raise _no_price(asked[prices.index(None)], models[prices.index(None)])
+    prices = [known_price(one, model) for one, model in zip(asked, models, strict=True)]
     known = [price for price in prices if price is not None]
     usd = images * sum(known) / len(prices) if len(known) == len(prices) else None
     before = spent(settings.layout.spent)
     return Estimate(images, usd, *before, settings.max_images, settings.max_cost)
+
+
+def known_price(settings: RunSettings, model: str) -> float | None:
+    """As `price_of_an_image`. Raises `UsageError` where there is a budget in USD, and the price is not known."""
+    price = price_of_an_image(settings, model)
+    if price is None and settings.max_cost is not None:
+        raise _no_price(settings, model)
+    return price
 
 
 def price_of_an_image(settings: RunSettings, model: str) -> float | None:

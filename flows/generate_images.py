@@ -19,7 +19,7 @@ from imagetask.dataset import build_dataset
 from imagetask.errors import ImageTaskError, RunStopped, StorageError
 from imagetask.layout import alone_in
 from imagetask.models.managed import MAX_CONCURRENCY
-from imagetask.placeholders import remake_placeholders
+from imagetask.placeholders import remake_placeholders, void_listed
 from imagetask.plan import Chunk, Plan, make_plan, plan_again
 from imagetask.retrying import Retry, mark_failed, marked, note_instead
 from imagetask.runs import Counts, Run, counts_of_parts
@@ -29,7 +29,7 @@ from imagetask.store import GenerationStore
 from . import monitoring
 from .chunk_runs import MOST_THREADS, chunk_runs
 from .estimate import estimate
-from .models_in_use import closing_models, identity_instead, make_model, open_model, stop_models
+from .models_in_use import budget_reached, closing_models, identity_instead, named_model, open_model, stop_models
 from .monitoring import Progress
 from .naming import run_name
 from .outcome import announce, completed_state, ended_early, failed_state, finished
@@ -187,16 +187,18 @@ def recorded(settings: RunSettings, retry: Retry | None = None) -> State[Any]:
             if progress is not None:
                 publish_report(settings, progress, ending)
             raise
-        ending = finished(counts, settings)
-        run.end("finished", ending.message if counts.pending else None)
+        reached = budget_reached(run_id)
+        ending = finished(counts, settings, budget_reached=reached)
+        run.end("finished", None if ending.whole else ending.message, budget_reached=reached)
         publish_report(settings, progress, ending)
     announce(settings, counts)
-    return completed_state(counts, settings)
+    return completed_state(counts, settings, budget_reached=reached)
 
 
 def _planned(settings: RunSettings, retry: Retry | None) -> tuple[Plan, int | None]:
     """The plan; and how many failed rows are tried again, or None where all that is missing is asked for."""
-    models = [make_model(settings, model) for model in settings.model]
+    void_listed(settings.layout, GenerationStore(settings.store_url))
+    models = [named_model(settings, model, retry) for model in settings.model]
     if retry is None:
         return make_plan(settings, models), None
     rows = mark_failed(settings.layout, retry.kind)
@@ -243,14 +245,16 @@ def _generated(settings: RunSettings, plan: Plan, progress: Progress, retry: Ret
             if state.name == "Cached":
                 progress.add_cached(manifest)
             failed_rows += manifest["failed_rows"]
-            if settings.max_failed is not None and failed_rows > settings.max_failed:
-                raise _too_many_failed(settings, failed_rows)
+            _check_failed(settings, failed_rows)
     remake_placeholders(settings, lambda model: open_model(settings, model, progress.run, retry))
     counts = progress.end_chunks(counts_of_parts(layout))
+    _check_failed(settings, counts.failed_rows)
     transform_columns_to_image(str(settings.out), [asdict(chunk) for chunk in plan.chunks])
     sweep_parts(layout, plan.chunks)
     return counts
 
 
-def _too_many_failed(settings: RunSettings, failed_rows: int) -> RunStopped:
-    return RunStopped("max_failed", f"{failed_rows} rows failed, more than --max-failed {settings.max_failed} allows")
+def _check_failed(settings: RunSettings, failed_rows: int) -> None:
+    if settings.max_failed is not None and failed_rows > settings.max_failed:
+        allowed = f"more than --max-failed {settings.max_failed} allows"
+        raise RunStopped("max_failed", f"{failed_rows} rows failed, {allowed}")

@@ -19,7 +19,7 @@ from imagetask.models.identity import Identity
 from imagetask.models.managed import ManagedModel
 from imagetask.models.pacing import Pace
 from imagetask.models.tally import Tally
-from imagetask.retrying import Retry, tried_instead
+from imagetask.retrying import Retry
 from imagetask.runs import Counts
 from imagetask.settings import RunSettings
 from imagetask.store import GenerationStore
@@ -35,8 +35,8 @@ _budgets: dict[str, Budget] = {}
 """Of a run: what all of its models together may spend."""
 _stopped: dict[str, tuple[StopReason, str]] = {}
 """For good: a chunk of a stopped run that is still under way opens no model anew."""
-_closed: dict[str, list[Tally]] = {}
-"""What became of the generations of the runs that were closed last."""
+_closed: dict[str, tuple[list[Tally], bool]] = {}
+"""What became of the generations of the runs that were closed last; and whether their budget was reached."""
 _REMEMBERED = 8
 
 
@@ -44,31 +44,53 @@ def open_model(settings: RunSettings, model: str, run: str, retry: Retry | None 
     """The run's model in this process, opened at first use. Raises `UsageError`, `RunStopped`, `StorageError`."""
     with _lock:
         managed = _models.get((run, model))
-        if managed is None:
-            other = None
-            if retry is not None and retry.elsewhere:
-                other = _opened(retry.settings_for(settings, model), retry.model or model, run, f"{model} instead")
-                other.identity = identity_instead(settings, model, retry)
-            managed = _opened(settings, model, run, model, other)
+        if managed is None and retry is not None and retry.elsewhere:
+            managed = _opened(_unasked(settings, model, retry, _other(settings, model, run, retry)), run, model)
+        elif managed is None:
+            managed = _opened(_asked(settings, model, run), run, model)
         return managed
 
 
-def _opened(settings: RunSettings, model: str, run: str, name: str, other: ManagedModel | None = None) -> ManagedModel:
+def _opened(managed: ManagedModel, run: str, name: str) -> ManagedModel:
+    _models[run, name] = managed
+    if run in _stopped:
+        managed.stop(*_stopped[run])
+    managed.load()
+    return managed
+
+
+def _asked(settings: RunSettings, model: str, run: str) -> ManagedModel:
     account = account_of(settings, model)
-    managed = managed_model(
+    return managed_model(
         settings,
         model,
         account,
         pace=_paces.setdefault((run, split_model(model)[0]), account.pace()),
         budget=_budget_of(run, settings),
         proven=_gave_images(settings, model),
+    )
+
+
+def _other(settings: RunSettings, model: str, run: str, retry: Retry) -> ManagedModel:
+    """What is asked in place of a run's model: one for all of the run's models for which it is the same."""
+    identity = identity_instead(settings, model, retry)
+    name = f"instead: {identity}"
+    managed = _models.get((run, name))
+    if managed is None:
+        managed = _asked(retry.settings_for(settings, model), retry.model or model, run)
+        managed.identity = identity
+    return _opened(managed, run, name)
+
+
+def _unasked(settings: RunSettings, model: str, retry: Retry, other: ManagedModel) -> ManagedModel:
+    """The run's own model, of which only what it made before is looked up."""
+    return ManagedModel(
+        named_model(settings, model, retry),
+        store=GenerationStore(settings.store_url),
+        seed=settings.seed,
+        breakers=Breakers(proven=_gave_images(settings, model)),
         other=other,
     )
-    _models[run, name] = managed
-    if run in _stopped:
-        managed.stop(*_stopped[run])
-    managed.load()
-    return managed
 
 
 def identity_instead(settings: RunSettings, model: str, retry: Retry) -> Identity:
@@ -79,9 +101,19 @@ def identity_instead(settings: RunSettings, model: str, retry: Retry) -> Identit
 
 def _budget_of(run: str, settings: RunSettings) -> Budget:
     if run not in _budgets:
-        spent = settings.layout.spent
-        _budgets[run] = Budget(max_images=settings.max_images, max_cost=settings.max_cost, ledger=spent)
+        _budgets[run] = budget_of(settings)
     return _budgets[run]
+
+
+def budget_of(settings: RunSettings) -> Budget:
+    """What the dataset may still cost. The caller holds its folder. Raises `StorageError`."""
+    return Budget(max_images=settings.max_images, max_cost=settings.max_cost, ledger=settings.layout.spent)
+
+
+def budget_reached(run: str) -> bool:
+    """Whether the run, in this process, has left a call unmade since it might have cost more than the budget."""
+    budget = _budgets.get(run)
+    return _closed.get(run, ([], False))[1] if budget is None else budget.reached
 
 
 def _gave_images(settings: RunSettings, model: str) -> bool:
@@ -128,12 +160,11 @@ def managed_model(
     pace: Pace | None = None,
     budget: Budget | None = None,
     proven: bool = False,
-    other: ManagedModel | None = None,
 ) -> ManagedModel:
     """The model as the settings describe it, with its store, not yet loaded.
 
     pace, budget: those that it shares with others; default: a pace of its own, and no limit to what is spent.
-    proven: as `Breakers` takes it. other: as `ManagedModel` takes it. Raises `UsageError`.
+    proven: as `Breakers` takes it. Raises `UsageError`.
     """
     return ManagedModel(
         _made(settings, model, account.block),
@@ -144,14 +175,25 @@ def managed_model(
         budget=budget,
         breakers=Breakers(settings.max_failed_share, settings.max_refused_share, proven=proven),
         exact_size=settings.exact_size,
-        instead=tried_instead(settings.layout, model),
-        other=other,
     )
 
 
 def make_model(settings: RunSettings, model: str) -> ImageGenerationModel:
     """The backend's model, with the credentials of the block that the settings name. Raises `UsageError`."""
     return _made(settings, model, _block_of(settings, model))
+
+
+def named_model(settings: RunSettings, model: str, retry: Retry | None = None) -> ImageGenerationModel:
+    """A model of the run, as keys name it. Where another is asked in its place its block may be gone.
+
+    Raises `UsageError`.
+    """
+    try:
+        return make_model(settings, model)
+    except UsageError:
+        if retry is None or not retry.elsewhere or settings.credentials is None or split_model(model)[1] is None:
+            raise
+        return _made(settings, model, None)
 
 
 def _block_of(settings: RunSettings, model: str) -> BackendBlock | None:
@@ -200,7 +242,7 @@ def closing_models(run: str) -> Iterator[None]:
         yield
     finally:
         with _lock:
-            _closed[run] = tallies(run)
+            _closed[run] = tallies(run), budget_reached(run)
             closing = [_models.pop(key) for key in list(_models) if key[0] == run]
             for key in [key for key in _paces if key[0] == run]:
                 del _paces[key]
@@ -214,4 +256,5 @@ def closing_models(run: str) -> Iterator[None]:
 
 def tallies(run: str) -> list[Tally]:
     """What became of the run's generations in this process, one tally for each model."""
-    return _closed.get(run) or [managed.tally for (owner, _), managed in list(_models.items()) if owner == run]
+    closed, _ = _closed.get(run, ([], False))
+    return closed or [managed.tally for (owner, _), managed in list(_models.items()) if owner == run]

@@ -23,6 +23,9 @@ WITH_FAILURES = "Completed with failures"
 BUDGET_REACHED = "Budget reached"
 """Name of the state of a run that has asked for as much as it was allowed; the rows that it left are pending."""
 
+WITH_PENDING = "Completed with pending rows"
+"""Name of the state of a retry that has done its work, where rows are left that it was not to ask for."""
+
 FINISHED = "imagetask.dataset.finished"
 """The event of a dataset that was finished, or grown."""
 
@@ -45,25 +48,26 @@ class Ending:
         return self.name in ("Completed", WITH_FAILURES)
 
 
-def finished(counts: Counts, settings: RunSettings) -> Ending:
-    """The dataset was made. The name says whether each row has its image."""
-    if counts.pending:
-        return _unreached(counts, settings)
+def finished(counts: Counts, settings: RunSettings, *, budget_reached: bool = False) -> Ending:
+    """The dataset was made. The name says whether each row has its image; budget_reached: whether one ended the run."""
+    if counts.pending or (budget_reached and counts.failed):
+        return _unreached(counts, settings, budget_reached)
     if not counts.failed:
         reused = f", {counts.done - counts.reused:,} of them new" if counts.reused else ""
         return Ending("Completed", f"{counts.done:,} images{reused}")
     return Ending(WITH_FAILURES, f"{counts.done:,} of {counts.generations:,} images; failed: {by_kind(counts.failed)}")
 
 
-def _unreached(counts: Counts, settings: RunSettings) -> Ending:
+def _unreached(counts: Counts, settings: RunSettings, budget_reached: bool) -> Ending:
+    pending = f", {counts.pending:,} pending" if counts.pending else ""
     failed = f"; failed: {by_kind(counts.failed)}" if counts.failed else ""
-    so_far = f"{counts.done:,} of {counts.generations:,} images, {counts.pending:,} pending{failed}"
+    so_far = f"{counts.done:,} of {counts.generations:,} images{pending}{failed}"
+    if not budget_reached:
+        return Ending(WITH_PENDING, f"{so_far}: imagetask generate goes on with those that are pending")
     limits = [
         *([f"--max-images {settings.max_images}"] if settings.max_images is not None else []),
         *([f"--max-cost {settings.max_cost:g}"] if settings.max_cost is not None else []),
     ]
-    if not limits:
-        return Ending("Completed with pending rows", f"{so_far}: imagetask generate goes on with them")
     return Ending(
         BUDGET_REACHED, f"{so_far}: the budget is spent; the same with more than {' and '.join(limits)} goes on"
     )
@@ -86,9 +90,9 @@ def ended_early(error: BaseException) -> Ending:
     return Ending(f"Stopped: {error.kind}", error.message, to_mend=True)
 
 
-def completed_state(counts: Counts, settings: RunSettings) -> State[Any]:
+def completed_state(counts: Counts, settings: RunSettings, *, budget_reached: bool = False) -> State[Any]:
     """The state of a run that came to its end; its data are the counts."""
-    ending = finished(counts, settings)
+    ending = finished(counts, settings, budget_reached=budget_reached)
     return Completed(name=ending.name, message=ending.message, data=asdict(counts))
 
 

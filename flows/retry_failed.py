@@ -16,7 +16,10 @@ from .generate_images import THREADS, recorded
 from .naming import run_name
 from .outcome import failed_state
 
-LIMITS = ("max_images", "max_cost", "max_concurrency", "requests_per_minute", "timeout", "max_failed")
+LIMITS = (
+    *("max_images", "max_cost", "max_concurrency", "requests_per_minute", "timeout"),
+    *("max_failed", "max_failed_share", "max_refused_share"),
+)
 """Settings of the last run that may be given anew."""
 
 
@@ -34,6 +37,8 @@ def retry_failed(
     requests_per_minute: float | None = None,
     timeout: float | None = None,
     max_failed: int | None = None,
+    max_failed_share: float | None = None,
+    max_refused_share: float | None = None,
 ) -> Any:
     """Tries the failed rows of the dataset in `out` again; successes are never touched, attempts add up.
 
@@ -54,6 +59,8 @@ def retry_failed(
         requests_per_minute: Calls a minute, at most.
         timeout: Seconds that one call may take.
         max_failed: More failed rows than this stop the run.
+        max_failed_share: A larger share of failed rows among 100 in a row, asked of another model, stops the run.
+        max_refused_share: The same for refused rows.
     """
     given = {name: value for name, value in locals().items() if value is not None}
     try:
@@ -67,9 +74,13 @@ def retry_failed(
 def retry_settings(out: str, **given: Any) -> tuple[RunSettings, Retry]:
     """The settings of the last run into a folder with what is `given` anew; and what is tried again.
 
+    All is checked with which a row of any of the run's models is asked for: what is refused here is written nowhere.
     Raises `DatasetError` where there was no run, `UsageError`.
     """
     limits = {name: given.pop(name) for name in LIMITS if name in given}
     last = Run.read(out).settings
     settings = RunSettings.checked(**{**last.model_dump(), **limits, "rebuild": False})
-    return settings, Retry.checked(**given)
+    retry = Retry.checked(**given)
+    for model in settings.model:
+        retry.settings_for(settings, model)
+    return settings, retry

@@ -25,6 +25,7 @@ from imagetask.settings import RunSettings
 from imagetask.snapshot import read_rows, rows_digest, write_errors
 from imagetask.store import GenerationStore
 from imagetask.tasks.base import BOOKKEEPING, ImageTask, Row, bookkeeping_columns, group_status
+from imagetask.tried_instead import tried_instead
 
 ROW_GROUP_ROWS = 100
 ROW_GROUP_BYTES = 16_000_000
@@ -39,13 +40,14 @@ def part_path(layout: Layout, chunk: Chunk) -> Path:
     return layout.parts / f"{chunk.digest}.parquet"
 
 
-def _manifest_path(layout: Layout, chunk: Chunk) -> Path:
-    return layout.parts / f"{chunk.digest}.json"
+def manifest_path(layout: Layout, digest: str) -> Path:
+    """Beside the part of the chunk with this digest: without it, there is no part."""
+    return layout.parts / f"{digest}.json"
 
 
 def read_manifest(layout: Layout, chunk: Chunk) -> dict[str, Any] | None:
     """The manifest of a chunk's part, or None where there is no whole part."""
-    manifest, part = read_json(_manifest_path(layout, chunk)), part_path(layout, chunk)
+    manifest, part = read_json(manifest_path(layout, chunk.digest)), part_path(layout, chunk)
     if manifest is None or not part.is_file() or part.stat().st_size != manifest.get("part_bytes"):
         return None
     return {**manifest, "start": chunk.start, "stop": chunk.stop}  # an equal chunk may have stood elsewhere before
@@ -76,22 +78,29 @@ def is_final(manifest: dict[str, Any] | None) -> bool:
 
 
 def run_chunk(
-    settings: RunSettings, chunk: Chunk, model: ManagedModel, again: Sequence[bool] | None = None
+    settings: RunSettings,
+    chunk: Chunk,
+    model: ManagedModel,
+    again: Sequence[bool] | None = None,
+    *,
+    reused: pl.Series | None = None,
 ) -> dict[str, Any]:
     """Answers the rows of a chunk and writes its part; gives the manifest. Finished generations cost nothing.
 
     again: of each row, whether it is tried again; nothing else is asked for then. None: what is missing is asked for.
+    reused: the column of that name as an earlier part of this run had it, where the part is made once more.
     The part: the source's columns, `row_id`, the task's columns with images as paths into the store, bookkeeping.
     Raises `DatasetError` where the plan is no longer the one that the chunk was cut from, `RunStopped`, `TaskError`,
     `StorageError`.
     """
     assert model.store is not None
     source, marks = read_rows(settings.layout, chunk.start, chunk.stop)
-    view = model.for_rows(marks["ordinal"].to_list(), again)
+    instead = tried_instead(settings.layout, chunk.model, marks["row_id"].to_list())
+    view = model.for_rows(marks["ordinal"].to_list(), again, instead)
     task = make_task(settings, view)
     _check_plan(settings, chunk, task, rows_digest(source, marks["ordinal"]))
     try:
-        return _answered_part(settings, chunk, task, view, source, marks)
+        return _answered_part(settings, chunk, task, view, source, marks, reused)
     except (RunStopped, TaskError, DatasetError):  # nothing of it is asked for again in this run
         raise
     except BaseException:
@@ -100,7 +109,13 @@ def run_chunk(
 
 
 def _answered_part(
-    settings: RunSettings, chunk: Chunk, task: ImageTask, view: ManagedModel, source: pl.DataFrame, marks: pl.DataFrame
+    settings: RunSettings,
+    chunk: Chunk,
+    task: ImageTask,
+    view: ManagedModel,
+    source: pl.DataFrame,
+    marks: pl.DataFrame,
+    reused: pl.Series | None,
 ) -> dict[str, Any]:
     rows = source.to_dicts()
     answers = answered(task, [dict(row) for row in rows])
@@ -113,6 +128,7 @@ def _answered_part(
     inputs = inputs.select(pl.all().repeat_by(each).explode()) if each > 1 else inputs
     part = inputs.hstack([series for series, _ in columns.values()])
     part = part.hstack(_bookkeeping_frame(task, view.asked))
+    part = part if reused is None else part.with_columns(reused)
     images = [name for name, (_, sizes) in columns.items() if sizes is not None]
     sizes = [sum(column) for column in zip(*(s for _, s in columns.values() if s is not None), strict=True)]
     return _write_part(settings.layout, chunk, part, images, sizes or [0] * part.height, view.asked)
@@ -296,13 +312,13 @@ def _write_part(
     asked: list[list[Generation]],
 ) -> dict[str, Any]:
     reach("part: answered")
-    path, manifest_path = part_path(layout, chunk), _manifest_path(layout, chunk)
+    path, beside = part_path(layout, chunk), manifest_path(layout, chunk.digest)
     temporary = path.with_suffix(".writing")
     with write_errors(path):
         part.write_parquet(temporary)
         written = temporary.read_bytes()
         reach("part: written")
-        manifest_path.unlink(missing_ok=True)  # killed here, the chunk has no part, rather than one of two halves
+        beside.unlink(missing_ok=True)  # killed here, the chunk has no part, rather than one of two halves
         reach("part: manifest removed")
         temporary.replace(path)
         reach("part: in place")
@@ -325,7 +341,7 @@ def _write_part(
         "pending": sum(g.status == "pending" for g in generations),
         "reused": sum(g.reused and g.status == "done" for g in generations),
     }
-    write_whole(manifest_path, json.dumps(manifest).encode())
+    write_whole(beside, json.dumps(manifest).encode())
     reach("part: manifest in place")
     return manifest
 

@@ -107,13 +107,13 @@ def build_dataset(
 def _described(layout: Layout, settings: Mapping[str, Any]) -> ImageDataset:
     """Writes the card of the shards that there are."""
     dataset, files = ImageDataset(layout.root), shard_files(layout)
-    ends = dataset.scan().select("error_kind", "attempts").collect()
-    ends = ends.explode("error_kind", "attempts") if isinstance(ends.schema["error_kind"], pl.List) else ends
+    ends = dataset.scan().select("error_kind", "image_size").collect()
+    ends = ends.explode("error_kind", "image_size") if isinstance(ends.schema["error_kind"], pl.List) else ends
     good = ends.filter(pl.col("error_kind").is_null())
     counts = {
         "rows": len(dataset),
-        "images": good.filter(pl.col("attempts") > 0).height,
-        "pending": good.filter(pl.col("attempts") == 0).height,
+        "images": good["image_size"].count(),
+        "pending": good["image_size"].null_count(),
         "failed": dict(ends["error_kind"].drop_nulls().value_counts().rows()),
         "bytes": sum(file.stat().st_size for file in files),
     }

@@ -19,8 +19,8 @@ from imagetask.errors import DatasetError, StorageError
 FORMAT_VERSION = 2
 """Of plan, parts and shards; part of every digest, so that a new format makes them anew, from the store."""
 
-_TEMPORARY = re.compile(r"\.(?!contact-sheet).+\.\d+|\.train-\d+\.parquet")
-"""Names of files that are being written; a preview, which makes a contact sheet, does not hold the folder."""
+_TEMPORARY = re.compile(r"\..+\.\d+|\.train-\d+\.parquet")
+"""Names of files that are being written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +85,13 @@ class Layout:
 
     @property
     def instead(self) -> Path:
-        """With which models and seeds failed rows were tried again."""
-        return self.state / "plan" / "instead.json"
+        """Which rows that failed were tried again, and with which models and seeds."""
+        return self.state / "plan" / "instead.parquet"
+
+    @property
+    def placeholders(self) -> Path:
+        """Which generations are being voided."""
+        return self.state / "plan" / "placeholders.json"
 
     @property
     def spent(self) -> Path:
@@ -129,13 +134,13 @@ class Layout:
 
     def make(self) -> None:
         """Checks and makes the folder, and those in it. Raises `DatasetError`."""
-        self.make_root()
+        self.make_state()
         self._make(self.data, self.parts, self.results, self.rows.parent)
 
-    def make_root(self) -> None:
-        """Checks and makes the folder alone. Raises `DatasetError`."""
+    def make_state(self) -> None:
+        """Checks and makes the folder, with no more in it than what it takes to hold it. Raises `DatasetError`."""
         self.check()
-        self._make(self.root)
+        self._make(self.state)
 
     def _make(self, *folders: Path) -> None:
         try:

@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import polars as pl
 
-from imagetask.chunks import finished_chunks, part_path, run_chunk
-from imagetask.layout import Layout
+from imagetask.chunks import finished_chunks, manifest_path, part_path, run_chunk
+from imagetask.crash_points import reach
+from imagetask.layout import Layout, read_json, write_json
 from imagetask.models.managed import ManagedModel
 from imagetask.models.placeholders import PROMPTS
 from imagetask.models.records import from_record, to_record
@@ -24,49 +25,71 @@ _GENERATION = r"^[0-9a-f]{2}/([0-9a-f]{32})-([0-9a-f]{8})\."
 """A path in the store of a generation's own picture: its key, and the beginning of its hash."""
 
 
-def void_placeholders(layout: Layout, store: GenerationStore) -> list[Chunk]:
-    """Makes failures of kind "placeholder_image" of all generations of a plan that have the same bytes for three or
-    more different prompts; gives the chunks that hold such. Prompts differ where the task's inputs do.
-    """
-    suspects = _often([_marks(pictures) for _, pictures in _pictures(layout)], "hash")
-    if suspects.is_empty():
-        return []
-    found: list[_Suspect] = []
-    for chunk, pictures in _pictures(layout):
-        marked = pictures.select("key").hstack(_marks(pictures)).filter(pl.col("hash").is_in(suspects.implode()))
-        found += [_Suspect(chunk, key, _sha256(store, key), prompt) for key, _, prompt in marked.iter_rows()]
-    whole = pl.DataFrame([(one.sha256, one.prompt) for one in found], schema=_WHOLE, orient="row")
-    placeholders = set(_often([whole.drop_nulls()], "sha256"))
-    voided = [one for one in found if one.sha256 in placeholders]
-    for key in dict.fromkeys(one.key for one in voided):
-        _void(store, key)
-    return list(dict.fromkeys(one.chunk for one in voided))
-
-
 def remake_placeholders(settings: RunSettings, model_of: Callable[[str], ManagedModel]) -> None:
-    """The parts of a plan, made once more where they hold placeholders: those rows fail, nothing is asked for.
-
-    model_of: the models of the run by their names.
+    """Finds the placeholders of a plan, and makes the parts that hold them once more: those rows fail, of kind
+    "placeholder_image". Nothing is asked for. model_of: the models of the run by their names.
     """
-    for chunk in void_placeholders(settings.layout, GenerationStore(settings.store_url)):
-        run_chunk(settings, chunk, model_of(chunk.model).uncounted(), [False] * (chunk.stop - chunk.start))
+    layout, store = settings.layout, GenerationStore(settings.store_url)
+    suspects = find_placeholders(layout, store)
+    if not suspects:
+        return
+    chunks = list(dict.fromkeys(one.chunk for one in suspects))
+    reused = [pl.read_parquet(part_path(layout, chunk), columns=["reused"])["reused"] for chunk in chunks]
+    keys = list(dict.fromkeys(one.key for one in suspects))
+    write_json(layout.placeholders, {"keys": keys, "chunks": [chunk.digest for chunk in chunks]})
+    void_listed(layout, store)
+    for chunk, column in zip(chunks, reused, strict=True):
+        model = model_of(chunk.model).uncounted()
+        run_chunk(settings, chunk, model, [False] * (chunk.stop - chunk.start), reused=column)
 
 
-class _Suspect(NamedTuple):
+def find_placeholders(layout: Layout, store: GenerationStore) -> list[Suspect]:
+    """The generations of a plan that have the same bytes for three or more different prompts."""
+    hashes = _often([_marks(pictures) for _, pictures in _pictures(layout)])
+    if hashes.is_empty():
+        return []
+    found: list[Suspect] = []
+    for chunk, pictures in _pictures(layout):
+        keys = pictures.filter(_marks(pictures)["hash"].is_in(hashes.implode()))["key"]
+        found += [suspect for key in keys if (suspect := _suspect(chunk, key, store)) is not None]
+    prompts: dict[str, set[str]] = {}
+    for one in found:
+        prompts.setdefault(one.sha256, set()).add(one.prompt)
+    return [one for one in found if len(prompts[one.sha256]) >= PROMPTS]
+
+
+def void_listed(layout: Layout, store: GenerationStore) -> None:
+    """Makes failures of the placeholders that are written down: they count no longer, nor do the parts that hold them.
+
+    A run that was killed while it did so has left the list: the next one does it first of all.
+    """
+    listed = read_json(layout.placeholders)
+    if listed is None:
+        return
+    reach("placeholders: listed")
+    for digest in listed["chunks"]:
+        manifest_path(layout, digest).unlink(missing_ok=True)
+    for key in listed["keys"]:
+        _void(store, key)
+        reach("placeholder: voided")
+    layout.placeholders.unlink()
+
+
+class Suspect(NamedTuple):
+    """A generation whose picture others may have as well. sha256: of its bytes."""
+
     chunk: Chunk
     key: str
-    sha256: str | None
-    prompt: int
+    sha256: str
+    prompt: str
 
 
-_WHOLE = {"sha256": pl.String, "prompt": pl.UInt64}
-
-
-def _often(frames: list[pl.DataFrame], column: str) -> pl.Series:
-    """What stands in a column beside three or more different prompts."""
-    empty = pl.DataFrame(schema={column: pl.UInt32, "prompt": pl.UInt64})
-    counts = pl.concat(frames or [empty]).group_by(column).agg(prompts=pl.col("prompt").n_unique())
-    return counts.filter(pl.col("prompts") >= PROMPTS)[column]
+def _often(frames: list[pl.DataFrame]) -> pl.Series:
+    """The hashes that rows with three or more different inputs share."""
+    if not frames:
+        return pl.Series(dtype=pl.UInt32)
+    counts = pl.concat(frames).group_by("hash").agg(inputs=pl.col("inputs").n_unique())
+    return counts.filter(pl.col("inputs") >= PROMPTS)["hash"]
 
 
 def _pictures(layout: Layout) -> Iterator[tuple[Chunk, pl.DataFrame]]:
@@ -81,21 +104,23 @@ def _pictures(layout: Layout) -> Iterator[tuple[Chunk, pl.DataFrame]]:
 
 
 def _marks(pictures: pl.DataFrame) -> pl.DataFrame:
-    """In 12 bytes a picture: the beginning of its bytes' hash, and the hash of its prompt."""
+    """In 12 bytes a picture: the beginning of its bytes' hash, and the hash of its row's inputs."""
     return pictures.select(
         hash=pl.col("path").str.extract(_GENERATION, 2).str.to_integer(base=16, dtype=pl.UInt32),
-        prompt=pl.col("row_id").str.extract("^([0-9a-f]+)").str.to_integer(base=16, dtype=pl.UInt64),
+        inputs=pl.col("row_id").str.extract("^([0-9a-f]+)").str.to_integer(base=16, dtype=pl.UInt64),
     )
 
 
-def _sha256(store: GenerationStore, key: str) -> str | None:
+def _suspect(chunk: Chunk, key: str, store: GenerationStore) -> Suspect | None:
     record = store.get(key)
-    return None if record is None or record.get("image") is None else str(record["image"]["sha256"])
+    if record is None or record.get("image") is None:
+        return None
+    return Suspect(chunk, key, record["image"]["sha256"], record["prompt"])
 
 
 def _void(store: GenerationStore, key: str) -> None:
     record = store.get(key)
-    if record is None:
+    if record is None or record.get("image") is None:
         return
     message = f"the same picture came for {PROMPTS} or more different prompts"
     failed = replace(from_record(record, store).failed("placeholder_image", message), image=None)

@@ -18,7 +18,7 @@ from imagetask.layout import FORMAT_VERSION, Layout, read_json, write_json
 from imagetask.models.base import ImageGenerationModel, ImageRequest
 from imagetask.models.managed import ManagedModel
 from imagetask.settings import RunSettings, what_is_wrong
-from imagetask.snapshot import BATCH_ROWS, first_ordinals, read_rows, rows_digest, write_snapshot
+from imagetask.snapshot import BATCH_ROWS, first_marks, read_rows, rows_digest, write_snapshot
 from imagetask.sources import check_columns, read_errors, scan_source, source_name
 from imagetask.tasks.base import BOOKKEEPING, ImageTask, column_names, required_columns
 from imagetask.tasks.loading import code_digest, load_task
@@ -136,8 +136,8 @@ def _cut(
     return plan
 
 
-def first_rows(settings: RunSettings, count: int) -> tuple[pl.DataFrame, list[int], int]:
-    """The first rows of the source, their ordinals as a plan has them, and how many rows the source has.
+def first_rows(settings: RunSettings, count: int) -> tuple[pl.DataFrame, pl.DataFrame, int]:
+    """The first rows of the source, their `ordinal` and `row_id` as a plan has them, and how many rows the source has.
 
     Writes nothing. Raises `SourceError`.
     """
@@ -149,7 +149,7 @@ def first_rows(settings: RunSettings, count: int) -> tuple[pl.DataFrame, list[in
         first = frame.head(count).collect()
     if rows == 0:
         raise SourceError(f"{name} has no rows: nothing to generate")
-    return first, first_ordinals(first, _present(frame, task)), rows
+    return first, first_marks(first, _present(frame, task)), rows
 
 
 def read_plan(layout: Layout) -> Plan | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import polars as pl
@@ -11,11 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from imagetask.chunks import finished_chunks, part_path
 from imagetask.errors import ErrorKind, UsageError
-from imagetask.layout import Layout, read_json, write_json
+from imagetask.layout import Layout
+from imagetask.models import model_class, split_model
 from imagetask.models.identity import Identity
 from imagetask.plan import Chunk
 from imagetask.settings import RunSettings, what_is_wrong
 from imagetask.snapshot import write_errors
+from imagetask.tried_instead import add_instead
 
 _ROWS = {"model": pl.String, "row": pl.UInt32}
 
@@ -57,11 +58,16 @@ class Retry(BaseModel):
     def settings_for(self, settings: RunSettings, model: str) -> RunSettings:
         """The settings with which the failed rows of one of a run's models are asked for.
 
-        Credentials and URL are the run's, unless a model of another backend is tried. Raises `UsageError`.
+        Credentials and URL are the run's, where it asks the backend itself and the backend takes them: with another
+        model they are the same for all models of the run. Raises `UsageError`.
         """
-        changed: dict[str, Any] = {"model": [self.model or model]}
-        if self.model is not None and self.model.partition(":")[0] != model.partition(":")[0]:
-            changed |= {"base_url": None, "credentials": None}
+        tried = self.model or model
+        changed: dict[str, Any] = {"model": [tried]}
+        backend = split_model(tried)[0]
+        asked = backend in {split_model(one)[0] for one in settings.model}
+        takes = model_class(backend).model_fields
+        changed |= {} if asked and "base_url" in takes else {"base_url": None}
+        changed |= {} if asked and "api_key" in takes else {"credentials": None}
         for name in ("seed", "base_url", "credentials"):
             if getattr(self, name) is not None:
                 changed[name] = getattr(self, name)
@@ -117,19 +123,8 @@ def marked(layout: Layout, chunk: Chunk) -> list[bool]:
     return [row in rows for row in range(chunk.start, chunk.stop)]
 
 
-def tried_instead(layout: Layout, model: str) -> list[Identity]:
-    """With which models and seeds failed rows of one of the run's models were tried again, the first first."""
-    return [Identity(**identity) for of, identity in _known(layout) if of == model]
-
-
 def note_instead(layout: Layout, model: str, identity: Identity) -> None:
-    """Writes down that failed rows of a model are tried again so: the runs to come find what came of it."""
-    entry = [model, asdict(identity)]
-    known = _known(layout)
-    if entry not in known:
-        write_json(layout.instead, {"instead": [*known, entry]})
-
-
-def _known(layout: Layout) -> list[Any]:
-    known: list[Any] = (read_json(layout.instead) or {}).get("instead", [])
-    return known
+    """Writes down with what the rows that `mark_failed` found are tried again in place of a model of the run."""
+    marks = _marks(layout).filter(pl.col("model") == model)
+    rows = pl.scan_parquet(layout.ordinals).with_row_index("row").join(marks, on="row", how="semi")
+    add_instead(layout, model, rows.collect()["row_id"], identity)

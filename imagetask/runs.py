@@ -53,7 +53,7 @@ class Run:
     """The record of a run, kept in the dataset folder. Times are seconds since 1970.
 
     started_in: the working folder, from which relative paths of the settings count. id: the scheduler's, if any.
-    retry: what is tried again, where it is a run of that kind.
+    retry: what is tried again, where it is a run of that kind. budget_reached: it left rows for lack of a budget.
     """
 
     settings: RunSettings
@@ -64,15 +64,22 @@ class Run:
     finished_at: float | None = None
     message: str | None = None
     retry: Retry | None = None
+    budget_reached: bool = False
+
+    @property
+    def retry_left(self) -> Retry | None:
+        """The retry that is gone on with; None where it is done: imagetask generate asks for what else is left."""
+        return self.retry if self.state != "finished" or self.budget_reached else None
 
     @classmethod
     def start(cls, settings: RunSettings, run_id: str | None = None, retry: Retry | None = None) -> Run:
         """A new run; its record is written."""
         return cls(settings, "running", time.time(), str(Path.cwd()), run_id, retry=retry)._written()
 
-    def end(self, state: RunState, message: str | None = None) -> Run:
+    def end(self, state: RunState, message: str | None = None, *, budget_reached: bool = False) -> Run:
         """The same run, ended; its record is written."""
-        return replace(self, state=state, finished_at=time.time(), message=message)._written()
+        now = time.time()
+        return replace(self, state=state, finished_at=now, message=message, budget_reached=budget_reached)._written()
 
     @classmethod
     def read(cls, folder: str | Path) -> Run:

@@ -93,10 +93,9 @@ def _abandon(writer: pq.ParquetWriter | None, temporary: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def first_ordinals(rows: pl.DataFrame, inputs: Sequence[str]) -> list[int]:
-    """The ordinals that the first rows of a source have in its snapshot."""
-    ordinals: list[int] = _marks(array("Q", _hashes(rows, inputs)))["ordinal"].to_list()
-    return ordinals
+def first_marks(rows: pl.DataFrame, inputs: Sequence[str]) -> pl.DataFrame:
+    """The `ordinal` and the `row_id` that the first rows of a source have in its snapshot."""
+    return _marks(array("Q", _hashes(rows, inputs)))
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from tests.canary import found, new_key
 from tests.machine import KEY, Machine
 from tests.model_server import ModelServer
 
@@ -82,6 +83,27 @@ def parti_prompts() -> Path:
     if not PROMPTS.is_file():
         pytest.skip(f"{PROMPTS.name} is not here")
     return PROMPTS
+
+
+def prefect_folders() -> list[Path]:
+    """Where the session's Prefect server keeps things: its database, stored results."""
+    from prefect.settings import get_current_settings
+
+    url = get_current_settings().server.database.connection_url
+    assert url is not None
+    database = Path(url.get_secret_value().partition(":///")[2])
+    assert database.stat().st_size > 100_000
+    return [database.parent, Path(os.environ["PREFECT_LOCAL_STORAGE_PATH"])]
+
+
+@pytest.fixture
+def canary(prefect_server: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    """A key in the environment, of both backends. After the test it is in none of its files, nor in the server's."""
+    key = new_key()
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    monkeypatch.setenv("HF_TOKEN", key)
+    yield key
+    assert found(key, tmp_path, *prefect_folders()) == []
 
 
 @pytest.fixture

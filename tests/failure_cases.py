@@ -462,17 +462,35 @@ SPOILED = (
 LOST = (
     Case("result: gone", "download", 404, '{"error": "expired"}', stage="result", wires=("openai", *BY_LINK)),
     Case("result: signature", "download", 403, "AccessDenied", stage="result", wires=("openai", *BY_LINK), **_TEXT),
+    Case("result: 503", "download", 503, "Slow Down", stage="result", wires=("openai", *BY_LINK), **_TEXT),
+    Case("result: reset", "download", stage="result", wires=("openai", *BY_LINK), ending="reset", cut=0),
+    Case("poll: 502", "download", 502, page("502 Bad Gateway"), stage="poll", wires=("wavespeed",), **_HTML),
+    Case("poll: 429", "download", 429, "error code: 1015", stage="poll", wires=("wavespeed",), **_TEXT),
+    Case("poll: reset", "download", stage="poll", wires=("wavespeed",), ending="reset", cut=0),
 )
-"""A picture was made, and is not where the answer says."""
+"""A picture was made, or is in the making, and cannot be had from where the answer says."""
 
 BROKEN = (
     Case("connection: reset", "server", ending="reset", cut=0),
     Case("connection: reset in the body", "server", ending="reset", cut=20, body="{" + " " * 5000),
 )
-HANGING = (
+HANGING_CALLS = (
     Case("connection: no answer", "timeout", ending="hang", cut=0),
     Case("connection: a body that stops", "timeout", ending="hang", cut=20, body="{" + " " * 5000),
 )
+HANGING_RESULTS = (
+    Case("result: no answer", "download", stage="result", wires=("openai", *BY_LINK), ending="hang", cut=0),
+    Case(
+        "result: a body that stops",
+        "download",
+        body=" " * 500,
+        stage="result",
+        wires=("openai", *BY_LINK),
+        ending="hang",
+        cut=20,
+    ),
+)
+HANGING = (*HANGING_CALLS, *HANGING_RESULTS)
 """These take as long as the model's time limit says."""
 
 CASES = (*ANSWERED, *SPOILED, *LOST, *BROKEN, *HANGING)

@@ -51,12 +51,14 @@ class Services:
     """All services on one port: the first part of the path is the wire. Prompts without a case get a picture.
 
     times: how often a prompt with a case fails before it gets its picture; None for ever. everywhere: the case that
-    every call gets. secret: what every failure repeats, in its headers, its body, and where it sends the client.
+    every call gets. results_at: where the links to results lead, in place of here. secret: what every failure
+    repeats, in its headers, its body, and where it sends the client.
     """
 
     def __init__(self) -> None:
         self.times: int | None = None
         self.everywhere: Case | None = None
+        self.results_at: str | None = None
         self.secret: str | None = None
         self.seen: list[Seen] = []
         self._failed: Counter[tuple[str, int]] = Counter()
@@ -83,7 +85,7 @@ class Services:
 
     def forget(self) -> None:
         """Takes what was seen and set back; the port stays."""
-        self.times = self.everywhere = self.secret = None
+        self.times = self.everywhere = self.results_at = self.secret = None
         self.seen, self._failed = [], Counter()
 
     def calls_of(self, case: Case) -> list[Seen]:
@@ -135,7 +137,8 @@ class Services:
         picture = _picture_of(case)
         if wire == "hub":
             return file_answer(picture)
-        if wire not in BY_LINK and (case is None or case.stage != "result"):
+        behind_link = self.results_at is not None or (case is not None and case.stage == "result")
+        if wire not in BY_LINK and not behind_link:
             return json_answer({"created": 1, "data": [{"b64_json": base64.b64encode(picture).decode()}]})
         link = self._link(case)
         if wire == "wavespeed":
@@ -154,7 +157,7 @@ class Services:
     def _link(self, case: Case | None) -> str:
         self._results += 1
         key = f"&key={quote(self.secret, safe='')}" if self.secret else ""
-        return f"{self.url}/results{_name(case)}{self._results}.png?sig={SIGNATURE}{key}"
+        return f"{self.results_at or self.url}/results{_name(case)}{self._results}.png?sig={SIGNATURE}{key}"
 
     def _failing(self, case: Case) -> Answer:
         if self.secret is None:

@@ -42,6 +42,7 @@ INSIDE = {
     "source_rows": "sources",
     "stored_records": "store",
     "lost_images": "shards",
+    "tried_instead": "chunks",
 }
 """Module → the room that it is a part of."""
 

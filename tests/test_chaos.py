@@ -82,7 +82,13 @@ def assert_all_is_in_the_mix(calls: list[Call], kinds: Counter[str | None], wire
     ("wire", "rows"), [("openai", 1632), pytest.param("huggingface", 400)], ids=["openai", "huggingface"]
 )
 def test_every_row_of_a_run_in_chaos_is_as_the_servers_ledger_says(
-    wire: Wire, rows: int, parti_prompts: Path, tmp_path: Path, server_apart: RemoteModelServer, generate: Generate
+    wire: Wire,
+    rows: int,
+    parti_prompts: Path,
+    tmp_path: Path,
+    server_apart: RemoteModelServer,
+    generate: Generate,
+    canary: str,
 ) -> None:
     openai = wire == "openai"
     asked: dict[str, Any] = {
@@ -97,6 +103,7 @@ def test_every_row_of_a_run_in_chaos_is_as_the_servers_ledger_says(
 
     counts = generate(parti_prompts, tmp_path / "out", **asked)
 
+    assert {call.authorization for call in server_apart.calls} == {f"Bearer {canary}"}
     calls, dataset = calls_by_prompt(server_apart), rows_of(tmp_path / "out")
     assert [row["prompt"] for row in dataset] == source, "every row, in its place"
     for row in dataset:

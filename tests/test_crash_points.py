@@ -26,16 +26,16 @@ from tests.torture.kills import (
     killing,
 )
 
-ROWS = 1200
+ROWS = 1400
 DOCS = Path(__file__).parents[1] / "docs" / "guarantees.md"
 
 
 def test_runs_killed_at_every_point_and_at_random_times_lose_no_row_and_pay_again_only_for_what_was_in_flight(
-    tmp_path: Path, server_url: dict[str, str]
+    tmp_path: Path, server_url: dict[str, str], canary: str
 ) -> None:
     work = tmp_path / "work"
     work.mkdir()
-    with killing(work, server_url, ROWS) as (killed, undisturbed):
+    with killing(work, {**server_url, "HF_TOKEN": canary}, ROWS) as (killed, undisturbed):
         kills = [*kill_everywhere(killed), *kill_at_random(killed, 5, random.Random(20261123)), *finish(killed)]
         undisturbed.to_the_end()
         table = "\n".join(map(str, kills))

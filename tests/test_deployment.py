@@ -176,6 +176,7 @@ def last_states() -> list[State[Any]]:
     return [
         completed_state(Counts(), settings),
         completed_state(Counts(rows=1, generations=1, pending=1), settings),
+        completed_state(Counts(rows=1, generations=1, pending=1), settings, budget_reached=True),
         completed_state(Counts(rows=1, generations=1, failed={"refused": 1}), settings),
         failed_state(interrupted),
         failed_state(out_of_money),

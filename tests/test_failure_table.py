@@ -3,24 +3,44 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+import socket
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import pytest
+from PIL import Image as PILImage
 
 from imagetask.errors import ErrorKind, GenerationError, RunStopped
+from imagetask.images import Image, encode_picture
 from imagetask.models.base import AsyncImageGenerationModel, Generation, ImageRequest
 from imagetask.models.breakers import Breakers
+from imagetask.models.budget import Budget
 from imagetask.models.classify import classify_response
 from imagetask.models.event_loop import event_loop
 from imagetask.models.managed import ManagedModel
 from imagetask.models.treatments import TREATMENTS
 from imagetask.store import GenerationStore
-from tests.failure_cases import ANSWERED, BROKEN, CASES, GETS, HANGING, LOST, SPOILED, WIRES, Case, Gets, Wire
+from tests.failure_cases import (
+    ANSWERED,
+    BROKEN,
+    BY_LINK,
+    CASES,
+    GETS,
+    HANGING_CALLS,
+    HANGING_RESULTS,
+    LOST,
+    SPOILED,
+    WIRES,
+    Case,
+    Gets,
+    Wire,
+)
 from tests.services import Services, make_model, prompt_of
 
+T = TypeVar("T")
 KEY = "canary/of-the-table+0815"
 GOOD = [f"a good one, {number}" for number in range(4)]
 
@@ -93,15 +113,24 @@ def failures(model: AsyncImageGenerationModel, cases: Sequence[Case]) -> list[Ge
         return None
 
     async def every() -> list[GenerationError | None]:
+        return await asyncio.gather(*map(one, cases))
+
+    return loaded(model, every())
+
+
+def loaded(model: AsyncImageGenerationModel, work: Coroutine[Any, Any, T]) -> T:
+    """What the work gives, done on the event loop while the model is loaded."""
+
+    async def run() -> T:
         await model.aload()
         try:
-            return await asyncio.gather(*map(one, cases))
+            return await work
         finally:
             await model.aunload()
 
     model.load()
     try:
-        return event_loop().run(every())
+        return event_loop().run(run())
     finally:
         model.unload()
 
@@ -151,9 +180,76 @@ def test_answer_that_does_not_come_costs_two_calls_that_may_have_been_charged(
     wire: Wire, services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = managed(make_model(wire, services, KEY, monkeypatch, timeout=0.5), tmp_path)
-    made = generations(model, [*map(prompt_of, HANGING)])
-    assert [(one.error_kind, one.attempts, one.maybe_billed) for one in made] == [("timeout", 2, True)] * len(HANGING)
-    assert len(services.seen) == 2 * len(HANGING)
+    made = generations(model, [*map(prompt_of, HANGING_CALLS)])
+    assert [(one.error_kind, one.attempts, one.maybe_billed) for one in made] == [("timeout", 2, True)] * len(
+        HANGING_CALLS
+    )
+    assert len(services.seen) == 2 * len(HANGING_CALLS)
+
+
+@pytest.fixture
+def silent() -> Iterator[socket.socket]:
+    """A port at which nobody listens yet."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        bound.settimeout(10)
+        yield bound
+
+
+def url_of(port: socket.socket) -> str:
+    return f"http://127.0.0.1:{port.getsockname()[1]}"
+
+
+def serve_once(port: socket.socket, picture: bytes) -> None:
+    connection, _ = port.accept()
+    with connection:
+        connection.recv(65_536)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(picture) + picture)
+
+
+@pytest.mark.parametrize("wire", ["openai", *BY_LINK])
+def test_result_at_a_host_that_refuses_connections_was_paid_for_and_stops_no_run(
+    wire: Wire, services: Services, tmp_path: Path, silent: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services.results_at = url_of(silent)
+    budget = Budget(max_images=5)
+    [made] = generations(managed(make_model(wire, services, KEY, monkeypatch), tmp_path, budget=budget), ["a cat"])
+    assert (made.error_kind, made.attempts) == ("download", GETS["download"].calls)
+    assert (len(services.seen), budget.images) == (2, 2)
+
+
+@pytest.mark.parametrize("wire", ["openai", *BY_LINK])
+def test_result_that_could_not_be_had_at_first_is_not_made_again(
+    wire: Wire, services: Services, silent: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services.results_at = url_of(silent)
+    model = make_model(wire, services, KEY, monkeypatch)
+    picture = encode_picture(PILImage.effect_noise((40, 30), 60), "PNG")
+
+    async def fetched_at_the_third_time() -> Image:
+        call: Callable[[], Awaitable[Image]] = partial(model.agenerate, ImageRequest("a cat", seed=1))
+        for _ in range(2):
+            with pytest.raises(GenerationError, match="could not be fetched: Connect") as caught:
+                await call()
+            assert (caught.value.kind, caught.value.info) == ("download", {})
+            assert caught.value.again is not None
+            call = caught.value.again
+        silent.listen()
+        serving = asyncio.to_thread(serve_once, silent, picture)
+        image, _ = await asyncio.gather(call(), serving)
+        return image
+
+    assert loaded(model, fetched_at_the_third_time()).data == picture
+    assert len(services.seen) == 1
+
+
+@pytest.mark.parametrize("wire", ["openai", *BY_LINK])
+def test_result_that_does_not_come_in_time_is_a_download(
+    wire: Wire, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = failures(make_model(wire, services, KEY, monkeypatch, timeout=0.5), HANGING_RESULTS)
+    told = [error and (error.kind, error.again is not None, error.info) for error in answered]
+    assert told == [("download", True, {})] * len(HANGING_RESULTS)
 
 
 @pytest.mark.parametrize("wire", ["openai", "hub", "fal-ai"])

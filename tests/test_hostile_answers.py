@@ -24,7 +24,7 @@ from imagetask.errors import GenerationError
 from imagetask.images import encode_picture
 from imagetask.models import bodies
 from imagetask.models.addresses import literal_address, not_public
-from imagetask.models.base import AsyncImageGenerationModel
+from imagetask.models.base import AsyncImageGenerationModel, ImageRequest
 from imagetask.models.classify import classify_response
 from imagetask.models.inference_endpoints import InferenceEndpointsImageGeneration
 from imagetask.models.openai import OpenAIImageGeneration
@@ -64,6 +64,15 @@ def behind_proxy(server: HostileServer, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("HTTP_PROXY", server.url)
     monkeypatch.setenv("NO_PROXY", socket.gethostname())
     return FAR
+
+
+@pytest.fixture
+def private_name(server: HostileServer, behind_proxy: str) -> str:
+    """The hostile server by a name of the private network, which the proxy is not asked for. Gives its base URL."""
+    name = socket.gethostname()
+    if literal_address(name) or not not_public(socket.gethostbyname(name)):
+        pytest.skip("this machine's name resolves to a public address")
+    return f"http://{name}:{server.port}"
 
 
 # Too much
@@ -274,16 +283,13 @@ def test_names_are_no_addresses(host: str) -> None:
 
 
 def test_a_name_is_refused_by_where_the_connection_leads_before_anything_is_sent(
-    server: HostileServer, behind_proxy: str
+    server: HostileServer, behind_proxy: str, private_name: str
 ) -> None:
-    name = socket.gethostname()
-    if literal_address(name) or not not_public(socket.gethostbyname(name)):
-        pytest.skip("this machine's name resolves to a public address")
     server.answer("/a.png", PICTURE, "image/png")
-    server.links(CALL, f"http://{name}:{server.port}/a.png")
+    server.links(CALL, f"{private_name}/a.png")
     error = failure_of(openai_model(behind_proxy))
     assert (error.kind, error.again) == ("download", None)
-    assert f"http://{name}:{server.port} leads to " in error.message
+    assert f"{private_name} leads to " in error.message
     assert server.paths() == [FAR + CALL]
 
 
@@ -314,6 +320,42 @@ def test_a_server_on_a_private_network_may_give_links_into_it(server: HostileSer
     server.answer("/b.png", PICTURE, "image/png")
     [image] = ask(openai_model(server.url), "a cat")
     assert image.data == PICTURE
+
+
+@both
+def test_a_private_server_by_name_beside_a_proxy_may_lead_to_itself_and_into_its_network(
+    make: Make, server: HostileServer, private_name: str
+) -> None:
+    body, kind = (picture_answer(PICTURE), "application/json") if make is openai_model else (PICTURE, "image/png")
+    server.answer(CALL, b"", status=307, location=f"{private_name}/elsewhere")
+    server.answer("/elsewhere", b"", status=307, location=f"http://127.0.0.1:{server.port}/there")
+    server.answer("/there", body, kind)
+    images = ask(make(private_name), "a cat", "a dog")
+    assert [image.data for image in images] == [PICTURE] * 2
+
+
+def test_a_private_server_by_name_beside_a_proxy_is_known_when_its_connection_is_used_again(
+    server: HostileServer, private_name: str
+) -> None:
+    server.links(CALL, f"{private_name}/a.png")
+    server.answer("/a.png", PICTURE, "image/png")
+
+    async def work(model: AsyncImageGenerationModel) -> list[bytes]:
+        return [(await model.agenerate(ImageRequest(prompt))).data for prompt in ("a cat", "a dog", "a cow")]
+
+    assert with_loaded(openai_model(private_name), work) == [PICTURE] * 3
+    assert server.paths() == [CALL, "/a.png"] * 3
+
+
+def test_a_private_server_beside_a_proxy_that_leads_out_may_not_lead_back(
+    server: HostileServer, private_name: str
+) -> None:
+    server.links(CALL, f"{FAR}/a.png")
+    server.answer("/a.png", b"", status=302, location=f"{private_name}/b.png")
+    error = failure_of(openai_model(private_name))
+    assert (error.kind, error.again) == ("download", None)
+    assert " leads to " in error.message
+    assert server.paths() == [CALL, FAR + "/a.png"]
 
 
 def test_a_server_on_the_internet_may_give_links_on_the_internet(server: HostileServer, behind_proxy: str) -> None:
@@ -348,6 +390,13 @@ def test_an_endless_result_behind_a_link_is_cut_off(server: HostileServer) -> No
     server.route("/a.png", lambda: chunked(endless(), content_type="image/png"))
     error = failure_of(openai_model(server.url))
     assert (error.kind, error.message) == ("corrupt_image", "the answer is larger than the 100 MB allowed")
+
+
+def test_a_dripping_result_behind_a_link_is_fetched_again(server: HostileServer) -> None:
+    server.links(CALL, f"{server.url}/a.png")
+    server.route("/a.png", lambda: chunked(drip(), content_type="image/png"))
+    error = failure_of(openai_model(server.url, timeout=0.5))
+    assert (error.kind, error.again is not None) == ("download", True)
 
 
 # What the providers' own code fetches
@@ -421,7 +470,7 @@ def test_a_providers_endless_result_is_cut_off(fal: HostileServer) -> None:
 def test_a_providers_dripping_result_lets_its_thread_go(fal: HostileServer) -> None:
     fal_links(fal, "http://cdn.invalid/a.png")
     fal.route("/a.png", lambda: chunked(drip(), content_type="image/png"))
-    assert failure_of(fal_model(timeout=0.5)).kind == "timeout"
+    assert failure_of(fal_model(timeout=0.5)).kind == "download"
     until, sent = time.monotonic() + 10, -1
     while sent != fal.sent:
         assert time.monotonic() < until, "the server can still send"
@@ -431,8 +480,6 @@ def test_a_providers_dripping_result_lets_its_thread_go(fal: HostileServer) -> N
 
 def test_a_providers_lost_result_is_fetched_again_and_not_made_again(fal: HostileServer) -> None:
     async def work(model: AsyncImageGenerationModel) -> Any:
-        from imagetask.models import ImageRequest
-
         with pytest.raises(GenerationError, match="could not be fetched: HTTP 404") as caught:
             await model.agenerate(ImageRequest("a cat"))
         assert caught.value.kind == "download"

@@ -236,14 +236,14 @@ def test_a_part_of_another_size_than_its_manifest_says_is_not_whole(tmp_path: Pa
 def test_the_first_rows_are_those_of_the_plan_and_nothing_is_written(tmp_path: Path) -> None:
     settings = settings_for(tmp_path, prompts("a", "b", "a", "a", "c"), limit=4)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    frame, ordinals, total = first_rows(settings, 3)
+    frame, first, total = first_rows(settings, 3)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
-    assert (frame["prompt"].to_list(), ordinals, total) == (["a", "b", "a"], [0, 0, 1], 4)
+    assert (frame["prompt"].to_list(), first["ordinal"].to_list(), total) == (["a", "b", "a"], [0, 0, 1], 4)
 
     planned(settings)
     rows, marks = read_rows(settings.layout, 0, 3)
     assert rows.equals(frame)
-    assert marks["ordinal"].to_list() == ordinals
+    assert marks.equals(first)
 
 
 def test_rows_without_any_of_the_tasks_inputs_are_equal_rows_and_not_none(tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_rows_without_any_of_the_tasks_inputs_are_equal_rows_and_not_none(tmp_pa
     assert planned(settings).rows == 2
     _, marks = read_rows(settings.layout, 0, 2)
     assert marks["ordinal"].to_list() == [0, 1]
-    assert first_rows(settings, 2)[1] == [0, 1]
+    assert first_rows(settings, 2)[1]["ordinal"].to_list() == [0, 1]
 
 
 def files(folder: Path) -> dict[str, int]:
@@ -269,8 +269,9 @@ def test_a_preview_into_the_folder_of_a_run_leaves_its_plan_alone(tmp_path: Path
 
     after = files(tmp_path / "out")
     new = {name for name in after if after[name] != before.get(name)}
-    assert {name for name in new if not name.startswith("_imagetask/store/")} == {"contact-sheet.png"}
-    assert new - {"contact-sheet.png"}
+    beside = {"contact-sheet.png", "_imagetask/spent.txt", "_imagetask/lock"}
+    assert {name for name in new if not name.startswith("_imagetask/store/")} == beside
+    assert new - beside
     assert before.keys() <= after.keys()
     assert read_manifest(settings.layout, chunk) is not None
 
@@ -279,7 +280,7 @@ def test_a_preview_with_a_store_elsewhere_leaves_a_folder_that_a_run_can_go_into
     pl.DataFrame(prompts("a cat")).write_parquet(tmp_path / "source.parquet")
     settings = RunSettings(source=str(tmp_path / "source.parquet"), out=tmp_path / "out", store=str(tmp_path / "store"))
     preview_rows(settings, 1)
-    assert [path.name for path in settings.out.iterdir()] == ["contact-sheet.png"]
+    assert {path.name for path in settings.out.rglob("*")} == {"contact-sheet.png", "_imagetask", "spent.txt", "lock"}
     settings.layout.make()
 
     (settings.out / "_imagetask").rename(tmp_path / "gone")

@@ -158,8 +158,9 @@ def test_attempts_are_counted_once_where_a_row_failed_here_and_elsewhere_again_a
             model = load_model(name, base_url=model_server.openai_url, api_key="k")
             other = ManagedModel(model, store=store, seed=seed)
             instead.extend({other.identity} - set(instead))
-        with other or nullcontext(), ManagedModel(own, store=store, other=other, instead=instead) as managed:
-            [[generation]] = managed.for_rows([0], None if again is None else [again]).generate_outputs(["a teapot"])
+        with other or nullcontext(), ManagedModel(own, store=store, other=other) as managed:
+            view = managed.for_rows([0], None if again is None else [again], [instead])
+            [[generation]] = view.generate_outputs(["a teapot"])
         return generation
 
     model_server.fail(None, "truncated_image", forever=True)
@@ -187,11 +188,11 @@ def test_a_row_that_the_own_model_refused_is_not_asked_of_it_again_whatever_anot
         managed.generate_outputs(["a teapot"])
     with (
         ManagedModel(other, store=store) as elsewhere,
-        ManagedModel(own, store=store, other=elsewhere, instead=instead) as managed,
+        ManagedModel(own, store=store, other=elsewhere) as managed,
     ):
-        [[failed]] = managed.for_rows([0], [True]).generate_outputs(["a teapot"])
-    with ManagedModel(own, store=store, instead=instead) as managed:
-        [[known]] = managed.generate_outputs(["a teapot"])
+        [[failed]] = managed.for_rows([0], [True], [instead]).generate_outputs(["a teapot"])
+    with ManagedModel(own, store=store) as managed:
+        [[known]] = managed.for_rows([0], None, [instead]).generate_outputs(["a teapot"])
     assert (failed.error_kind, failed.attempts, failed.model_name) == ("server", 6, "n")
     assert (known.error_kind, known.attempts, known.model_name) == ("server", 6, "n")
     assert len(model_server.calls) == 6

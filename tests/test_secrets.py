@@ -6,7 +6,6 @@ import base64
 import gzip
 import json
 import logging
-import os
 import sqlite3
 import traceback
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from imagetask import RunStopped
 from imagetask.blocks import OpenAIImageCredentials
 from tests.canary import Place, found, new_key
 from tests.command_line import DONE, SOME_FAILED, STOPPED, Ended, imagetask
-from tests.conftest import Generate
+from tests.conftest import Generate, prefect_folders
 from tests.failure_cases import AUTH, CASES, HANGING, REFUSED, SPOILED, WIRES, Wire
 from tests.machine import KEY, Machine
 from tests.model_server import SIGNATURE, Fault, ModelServer
@@ -68,20 +67,13 @@ def work(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def prefect_folders(server_url: dict[str, str], work: Path) -> list[Path]:
+def prefect_places(server_url: dict[str, str], work: Path) -> list[Path]:
     """Where Prefect keeps things: the server's database, stored results, and the home of the commands."""
-    from prefect.settings import get_current_settings
-
-    url = get_current_settings().server.database.connection_url
-    assert url is not None
-    database = Path(url.get_secret_value().partition(":///")[2])
-    assert database.stat().st_size > 100_000
-    home = work.with_name(f"{work.name}-prefect")
-    return [database.parent, Path(os.environ["PREFECT_LOCAL_STORAGE_PATH"]), home]
+    return [*prefect_folders(), work.with_name(f"{work.name}-prefect")]
 
 
-def assert_nowhere(secret: str, ended: Ended, work: Path, prefect_folders: list[Path]) -> None:
-    assert found(secret, work, *prefect_folders, ended.text) == []
+def assert_nowhere(secret: str, ended: Ended, work: Path, prefect_places: list[Path]) -> None:
+    assert found(secret, work, *prefect_places, ended.text) == []
 
 
 def planted(secret: str, folder: Path) -> dict[str, Place]:
@@ -163,7 +155,7 @@ def test_a_key_is_left_nowhere_by_a_budget_a_stop_and_a_retry_with_a_block(
     work: Path,
     services: Services,
     generate: Generate,
-    prefect_folders: list[Path],
+    prefect_places: list[Path],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -187,13 +179,13 @@ def test_a_key_is_left_nowhere_by_a_budget_a_stop_and_a_retry_with_a_block(
     assert (ended[0]["pending"], ended[1]["pending"], ended[2]["pending"]) == (len(rows) - 3, 0, 0)
     told = pl.read_parquet(work / "out" / "data" / "*.parquet")["error_message"].to_list()
     assert any(text and "***" in text for text in told), "the answers repeated the key"
-    assert found("a good one 0", work, *prefect_folders)
+    assert found("a good one 0", work, *prefect_places)
     for secret in (key, SIGNATURE):
-        assert found(secret, work, *prefect_folders, caught.value, *caplog.records, *map(repr, ended)) == []
+        assert found(secret, work, *prefect_places, caught.value, *caplog.records, *map(repr, ended)) == []
 
 
 def test_an_openai_key_and_signed_urls_are_left_nowhere(
-    work: Path, model_server: ModelServer, server_url: dict[str, str], prefect_folders: list[Path]
+    work: Path, model_server: ModelServer, server_url: dict[str, str], prefect_places: list[Path]
 ) -> None:
     """Images behind signed URLs, one of which is gone; then answers that repeat the key: of one row, then of all."""
     key = new_key()
@@ -209,20 +201,20 @@ def test_an_openai_key_and_signed_urls_are_left_nowhere(
     assert "may not ask for trains" in told[2]
     assert "/results/000001.png" in ended.text, "the requests are in the log"
     assert "a row failed after" in ended.text
-    assert found("rows 0 to 3: 2 images", *prefect_folders), "the log is in the database"
+    assert found("rows 0 to 3: 2 images", *prefect_places), "the log is in the database"
     for secret in (key, SIGNATURE):
-        assert_nowhere(secret, ended, work, prefect_folders)
+        assert_nowhere(secret, ended, work, prefect_places)
 
     model_server.recover()
     model_server.require_key = "another"
     stopped = imagetask(*run, "--seed", "1", cwd=work, env=env)
     assert stopped.code == STOPPED, stopped.text
     assert "Incorrect API key provided" in stopped.text
-    assert_nowhere(key, stopped, work, prefect_folders)
+    assert_nowhere(key, stopped, work, prefect_places)
 
 
 def test_a_hugging_face_token_is_left_nowhere(
-    work: Path, model_server: ModelServer, server_url: dict[str, str], prefect_folders: list[Path]
+    work: Path, model_server: ModelServer, server_url: dict[str, str], prefect_places: list[Path]
 ) -> None:
     token = new_key()
     env = {**server_url, **NOISE, "HF_TOKEN": token}
@@ -232,11 +224,11 @@ def test_a_hugging_face_token_is_left_nowhere(
     assert ended.code == STOPPED, ended.text
     assert {call.authorization for call in model_server.calls} == {f"Bearer {token}"}
     assert "Invalid credentials" in ended.text
-    assert_nowhere(token, ended, work, prefect_folders)
+    assert_nowhere(token, ended, work, prefect_places)
 
 
 def test_a_key_in_a_block_is_left_nowhere(
-    work: Path, model_server: ModelServer, server_url: dict[str, str], prefect_folders: list[Path]
+    work: Path, model_server: ModelServer, server_url: dict[str, str], prefect_places: list[Path]
 ) -> None:
     key = new_key()
     block = OpenAIImageCredentials(api_key=SecretStr(key), base_url=model_server.openai_url)
@@ -246,7 +238,7 @@ def test_a_key_in_a_block_is_left_nowhere(
     ended = imagetask(*run, cwd=work, env={**server_url, **NOISE})
     assert ended.code == DONE, ended.text
     assert {call.authorization for call in model_server.calls} == {f"Bearer {key}"}
-    assert_nowhere(key, ended, work, prefect_folders)
+    assert_nowhere(key, ended, work, prefect_places)
 
 
 @pytest.mark.prefect_server

@@ -55,6 +55,7 @@ def assert_each_image_came_once(calls: Sequence[Call], number: int) -> None:
     assert set(delivered.values()) == {1}
 
 
+@pytest.mark.usefixtures("canary")
 def test_command_goes_on_after_each_cause_that_stops_a_run_and_asks_no_image_twice(
     generate: Generate, model_server: ModelServer, tmp_path: Path
 ) -> None:

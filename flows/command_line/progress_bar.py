@@ -87,17 +87,28 @@ def _note(progress: monitoring.Progress) -> str:
 
 
 def print_summary(
-    console: Console, out: Path, settings: RunSettings, counts: Mapping[str, Any], seconds: float
+    console: Console,
+    out: Path,
+    settings: RunSettings,
+    counts: Mapping[str, Any],
+    seconds: float,
+    *,
+    budget_reached: bool = False,
 ) -> None:
-    """A short table of what became of the rows, and how to open the dataset. out: the folder as it was given."""
+    """A short table of what became of the rows, and how to open the dataset. out: the folder as it was given.
+
+    budget_reached: whether rows are pending for lack of one.
+    """
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_row("rows", f"{counts['rows']:,}")
     table.add_row("images", f"{counts['done']:,}" + (f" ({counts['reused']:,} reused)" if counts["reused"] else ""))
     for kind, found in examples(settings, counts["failed"], {}).items():
         why = f", as in: {found[0].message}" if found else ""
         table.add_row("failed", escape(f"{counts['failed'][kind]:,} {kind}{why}"))
-    if counts["pending"]:
-        table.add_row("pending", f"{counts['pending']:,}: the budget was reached; the same with a larger one goes on")
+    if counts["pending"] or budget_reached:
+        larger = "the budget was reached; the same with a larger one goes on"
+        why = larger if budget_reached else "they were not to be tried again; imagetask generate goes on with them"
+        table.add_row("pending", f"{counts['pending']:,}: {why}")
     images, usd = spent(settings.layout.spent)
     if usd:
         table.add_row("spent", f"{dollars(usd)} for {images:,} images, by all runs into this folder")

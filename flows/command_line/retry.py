@@ -12,6 +12,8 @@ from imagetask.errors import DatasetError
 from .running import run_flow
 from .terminal import DONE, say
 
+_SHARE = "A larger share of {} rows among 100 in a row that are asked of another model stops the run."
+
 
 def retry(
     folder: Annotated[Path, Parameter(help="Folder of the dataset.")],
@@ -28,6 +30,8 @@ def retry(
     requests_per_minute: Annotated[float | None, Parameter(help="Calls a minute, at most.")] = None,
     timeout: Annotated[float | None, Parameter(help="Seconds that one call may take.")] = None,
     max_failed: Annotated[int | None, Parameter(help="More failed rows than this stop the run.")] = None,
+    max_failed_share: Annotated[float | None, Parameter(help=_SHARE.format("failed"))] = None,
+    max_refused_share: Annotated[float | None, Parameter(help=_SHARE.format("refused"))] = None,
 ) -> int:
     """Try the failed rows of FOLDER again, and nothing else: also those that a further run would not ask for.
 
@@ -46,12 +50,9 @@ def retry(
     if is_running(settings.layout):
         raise DatasetError(f"another run is writing into {folder}: wait for it to end, or stop it")
     if failed_rows(settings.layout, asked.kind).is_empty():
-        say(
-            f"{folder}: no row has failed"
-            + (f" with {' or '.join(asked.kind)}: " if asked.kind else ": ")
-            + "nothing to retry"
-        )
+        kinds = f" with {' or '.join(asked.kind)}" if asked.kind else ""
+        say(f"{folder}: no row has failed{kinds}: nothing to retry")
         return DONE
-    for model_name in settings.model:
-        check_models(asked.settings_for(settings, model_name))
+    for name in settings.model:
+        check_models(asked.settings_for(settings, name))
     return run_flow("retry_failed", parameters, folder, settings)

@@ -20,16 +20,19 @@ def run_flow(name: str, parameters: dict[str, Any], out: Path, settings: RunSett
     """
     started = time.monotonic()
     with if_interrupted(f"Interrupted. {KEPT}"):
-        counts = _counts_of(name, parameters)
+        state_name, counts = _ended(name, parameters)
+    from ..outcome import BUDGET_REACHED
     from .progress_bar import print_summary
 
-    print_summary(console, out, settings, counts, time.monotonic() - started)
-    if counts["pending"]:
+    reached = state_name == BUDGET_REACHED
+    print_summary(console, out, settings, counts, time.monotonic() - started, budget_reached=reached)
+    if reached:
         return SOME_PENDING
     return SOME_FAILED if counts["failed"] else DONE
 
 
-def _counts_of(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
+def _ended(name: str, parameters: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
+    """The name of the state that the flow came to, and its counts. Raises what it raises."""
     quiet()
     from ..embedded_server import start_server
 
@@ -41,5 +44,5 @@ def _counts_of(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
     wait_for_server()
     with shown(console):
         flow: Any = {"generate_images": generate_images, "retry_failed": retry_failed}[name]
-        counts: dict[str, Any] = flow(**parameters)
-        return counts
+        state = flow(**parameters, return_state=True)
+        return state.name, state.result()

@@ -18,6 +18,7 @@ from imagetask.layout import write_whole
 from imagetask.models.redact import told
 from imagetask.settings import RunSettings
 
+from ..models_in_use import budget_reached
 from ..monitoring import Progress
 from ..outcome import Ending, ended_early, finished
 from .contact_sheets import SHOWN_NEWEST, NewestImages
@@ -74,7 +75,8 @@ def live_artifacts(
         live.end(ended_early(error))
         raise
     else:
-        live.end(finished(progress.counts, settings) if progress.counts else None)
+        reached = budget_reached(progress.run)
+        live.end(finished(progress.counts, settings, budget_reached=reached) if progress.counts else None)
     finally:
         thread.join(seconds.end)
 

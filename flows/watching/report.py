@@ -18,7 +18,7 @@ from imagetask.runs import Counts, Run, counts_of_parts
 from imagetask.settings import RunSettings
 
 from ..monitoring import Progress
-from ..outcome import Ending
+from ..outcome import BUDGET_REACHED, WITH_PENDING, Ending
 from ..resume_command import command_of
 from ..wording import duration
 from .contact_sheets import SAMPLED, NewestImages, dataset_sheet
@@ -145,8 +145,9 @@ def _go_on(settings: RunSettings, ending: Ending) -> str:
         if ending.to_mend
         else ("How to go on", "The run did not come to its end: ", "To go on, run")
     )
+    before = "" if ending.name in (BUDGET_REACHED, WITH_PENDING) else before
     last = Run.last(settings.out)
-    command = command_of(settings, retry=None if last is None else last.retry)
+    command = command_of(settings, retry=None if last is None else last.retry_left)
     return (
         f"## {heading}\n\n{before}{text(ending.message, 1000)}\n\n"
         f"What came in is kept. {first} the same deployment with the same parameters, or the command "

@@ -12,6 +12,7 @@ from imagetask.images import Image
 from imagetask.models.base import Generation, ImageRequest
 from imagetask.models.costs import Cost
 from imagetask.models.records import plain_info
+from imagetask.models.treatments import TREATMENTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,10 @@ class Ask:
 
 @dataclass(slots=True)
 class History:
-    """The attempts at one generation so far, those of earlier runs with them. usd: what they cost that is known."""
+    """The attempts at one generation so far, those of earlier runs with them.
+
+    cost: of those that brought an image. last: the failure that came last, of those that count as an attempt.
+    """
 
     seed: int
     attempts: int = 0
@@ -46,6 +50,11 @@ class History:
     info: Mapping[str, Any] = field(default_factory=dict)
     cost: Cost | None = None
     last: GenerationError | None = None
+
+    @property
+    def may_be_left(self) -> bool:
+        """Whether it has failed, and may be left as failed now: the next run asks again."""
+        return self.last is not None and TREATMENTS[self.last.kind].asked_again
 
     def add_cost(self, cost: Cost) -> None:
         """Takes what an image cost, also one that was no good."""

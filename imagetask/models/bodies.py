@@ -38,35 +38,41 @@ class Body:
         self._limit = _limit_of(response)
         self._deadline = deadline
         self._came = self._unpacked = 0
-        packed = response.headers.get("content-encoding", "").strip().lower() in ("gzip", "x-gzip")
-        self._unpack = zlib.decompressobj(zlib.MAX_WBITS | 16) if packed else None
+        self.is_packed = response.headers.get("content-encoding", "").strip().lower() in ("gzip", "x-gzip")
+        self._unpack = zlib.decompressobj(zlib.MAX_WBITS | 16) if self.is_packed else None
         told = response.headers.get("content-length", "")
         if not self._is_error and told.isdecimal() and int(told) > self._limit:
             raise self._too_large()
 
-    def take(self, part: bytes) -> Iterator[bytes]:
-        """The bytes that a part of the body gives, in pieces of at most 1 MiB where they were packed."""
+    def count(self, part: bytes) -> None:
+        """Takes a part as it came. Of a body that is not packed this is all that there is to do."""
         self._came += len(part)
         if time.monotonic() > self._deadline:
             raise GenerationError("timeout", "the answer did not end in time")
-        for piece in (part,) if self._unpack is None else self._unpacked_pieces(part):
+        if self._came > self._limit:
+            self._over_the_limit()
+
+    def unpacked(self, part: bytes) -> Iterator[bytes]:
+        """What is in a part that was counted, in pieces of at most 1 MiB."""
+        for piece in self._pieces(part):
             self._unpacked += len(piece)
-            if self._unpacked > self._limit and not self._is_error:
-                raise self._too_large()
-            yield piece
             if self._unpacked > self._limit:
-                break
-        if max(self._came, self._unpacked) > self._limit:
-            if not self._is_error:
-                raise self._too_large()
-            self.full = True
+                self._over_the_limit()
+            yield piece
+            if self.full:
+                return
+
+    def _over_the_limit(self) -> None:
+        if not self._is_error:
+            raise self._too_large()
+        self.full = True
 
     def end(self) -> None:
         """Raises `GenerationError` where the body ended before what was packed in it did."""
         if self._unpack is not None and self._came and not self._unpack.eof and not self._is_error:
             raise GenerationError("corrupt_image", "the answer was cut short: its gzip encoding does not end")
 
-    def _unpacked_pieces(self, part: bytes) -> Iterator[bytes]:
+    def _pieces(self, part: bytes) -> Iterator[bytes]:
         """What follows on the end of the packed bytes is left: zlib would gather it."""
         assert self._unpack is not None
         if self._unpack.eof:
@@ -92,14 +98,18 @@ class BoundedAsyncStream(httpx2.AsyncByteStream):
         self._body = body
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        parts = aiter(self._stream)
+        body, parts = self._body, aiter(self._stream)
         try:
             async for part in parts:
-                for piece in self._body.take(part):
-                    yield piece
-                if self._body.full:
+                body.count(part)
+                if not body.is_packed:
+                    yield part
+                else:
+                    for piece in body.unpacked(part):
+                        yield piece
+                if body.full:
                     return
-            self._body.end()
+            body.end()
         finally:
             if isinstance(parts, AsyncGenerator):
                 await parts.aclose()
@@ -116,13 +126,14 @@ class BoundedStream(httpx2.SyncByteStream):
         self._body = body
 
     def __iter__(self) -> Iterator[bytes]:
-        parts = iter(self._stream)
+        body, parts = self._body, iter(self._stream)
         try:
             for part in parts:
-                yield from self._body.take(part)
-                if self._body.full:
+                body.count(part)
+                yield from body.unpacked(part) if body.is_packed else (part,)
+                if body.full:
                     return
-            self._body.end()
+            body.end()
         finally:
             if isinstance(parts, Generator):
                 parts.close()
@@ -134,7 +145,8 @@ class BoundedStream(httpx2.SyncByteStream):
 def bound(response: httpx2.Response, deadline: float) -> None:
     """Puts the rules of `Body` around the body of an answer that was not read yet."""
     body = Body(response, deadline)
-    response.headers.pop("content-encoding", None)
+    if "content-encoding" in response.headers:
+        del response.headers["content-encoding"]
     stream = response.stream
     if isinstance(stream, httpx2.AsyncByteStream):
         response.stream = BoundedAsyncStream(stream, body)

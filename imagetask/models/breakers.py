@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from imagetask.errors import ErrorKind, GenerationError, RunStopped
-from imagetask.models.treatments import FIRST_ROWS, LEAST, NO_SUCCESS, TREATMENTS, WINDOW
+from imagetask.models.treatments import FIRST_ROWS, LEAST, LONGEST_WAIT, NO_SUCCESS, TREATMENTS, WINDOW
 
 Channel = Literal["call", "task"]
 """Of what the first outcomes are watched: calls, and the task's own code."""
@@ -42,6 +42,7 @@ class Breakers:
         self._started = 0
         self._failed: dict[int, Counter[ErrorKind]] = {}
         self._good_since: float | None = None
+        self._told_since: float | None = None
         self._troubles = 0
 
     def started(self, channel: Channel) -> bool:
@@ -59,12 +60,12 @@ class Breakers:
             raise RunStopped(kind, f"the first {FIRST_ROWS} rows all failed alike: {message}; {advice}")
 
     def start_row(self) -> int:
-        """Takes that a row is looked for, in the store or with a call; gives its number."""
+        """Takes that a row is asked for; gives its number."""
         self._started += 1
         return self._started - 1
 
     def note_row(self, number: int, kind: ErrorKind | None, message: str | None) -> None:
-        """Takes what became of a row; of one that was remembered as well.
+        """Takes what became of a row that was asked for, and had not failed in an earlier run.
 
         Rows are counted in the order in which they started: those that fail end last, after all of their attempts.
         """
@@ -91,11 +92,13 @@ class Breakers:
 
     def note_image(self) -> None:
         """An image came."""
-        self._good_since, self._troubles = time.monotonic(), 0
+        self._good_since, self._told_since, self._troubles = time.monotonic(), None, 0
 
     def note_waiting(self, seconds: float) -> None:
-        """The backend told to wait, or a model is loading: that time does not count as one without an image."""
-        self._good_since = max(self._good_since or 0.0, time.monotonic() + seconds)
+        """The backend told to wait, or a model is loading: up to 15 minutes of that do not count."""
+        now = time.monotonic()
+        self._told_since = now if self._told_since is None else self._told_since
+        self._good_since = max(self._good_since or 0.0, min(now + seconds, self._told_since + LONGEST_WAIT))
 
     def note_trouble(self, error: GenerationError) -> None:
         """A call brought no image."""

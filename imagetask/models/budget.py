@@ -122,12 +122,13 @@ def _append(ledger: Path, line: bytes) -> None:
         file = os.open(ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
             written = os.write(file, line)
+            if written != len(line):
+                os.ftruncate(file, os.fstat(file).st_size - written)  # half a line would spoil the next one
+                raise StorageError(f"could not write {ledger}: the disk is full")
         finally:
             os.close(file)
     except OSError as error:
         raise StorageError(f"could not write {ledger}: {error.strerror}") from error
-    if written != len(line):
-        raise StorageError(f"could not write {ledger}: the disk is full")
 
 
 def _opened(ledger: Path) -> tuple[int, int]:

@@ -24,7 +24,7 @@ from imagetask.models.base import (
 )
 from imagetask.models.batching import Batches
 from imagetask.models.budget import Budget, Reservation
-from imagetask.models.costs import FREE, cost_of, price_before
+from imagetask.models.costs import FREE, Cost, cost_of, price_before
 from imagetask.models.event_loop import IMAGE_THREADS, EventLoopThread
 from imagetask.models.pacing import Pace
 from imagetask.models.placeholders import PlaceholderWatch
@@ -41,6 +41,9 @@ LONGEST_PAUSE = 60.0
 _SHORTEST_WAIT = 0.25
 RETRY_DELAY = 0.5
 """First pause before a further attempt, or before a result is fetched again; doubles with each (seconds)."""
+
+_GATEWAYS = frozenset({408, 502, 504, *range(520, 531)})
+"""Answers of what stands before the backend, which may have made an image all the same."""
 
 
 @dataclass(slots=True)
@@ -60,6 +63,7 @@ class Caller:
     sleep: Callable[[float], Awaitable[None]]
     exact_size: bool = False
     any_answer: bool = False
+    _any_image: bool = False
     _dearest: float = 0.0
     _batches: Batches | None = None
     _unchecked: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2 * IMAGE_THREADS))
@@ -71,17 +75,21 @@ class Caller:
     async def attempt(self, ask: Ask, history: History) -> Generation:
         """One call, to the durable image. The place is given back once there is room for checking the image.
 
-        Raises `GenerationError`, `BudgetReached`, `StorageError`, and the error that stopped the pace.
+        Until a first image was good, the number of places does not grow: a backend that sends nothing good is found out
+        with few calls. Raises `GenerationError`, `BudgetReached`, `StorageError`, and the error that stopped the pace.
         """
-        ticket = await self.pace.acquire()
+        ticket = await self.pace.acquire(again=history.attempts + history.waits > 0)
         reservation = await self._reserved(ask.request)
-        image = await self._image(ticket, reservation, ask, history)
+        image, usd = await self._image(ticket, reservation, ask, history)
         self.any_answer = True
-        self.pace.answered()
         try:
-            return await self._checked_and_kept(image, ask, history)
+            (self.pace.answered if self._any_image else self.pace.release)()
+            generation = await self._checked_and_kept(image, ask, history)
+            self._any_image = True
+            return generation
         finally:
             self._unchecked.release()
+            self.budget.settle(reservation, usd)  # after the image is kept: the ledger may be on a full disk
 
     async def _reserved(self, request: ImageRequest) -> Reservation:
         """The price of an image, taken out of the budget; a place for which there is none left goes to the next."""
@@ -98,50 +106,46 @@ class Caller:
             raise
         return reservation
 
-    async def _image(self, ticket: int, reservation: Reservation, ask: Ask, history: History) -> Image:
+    async def _image(self, ticket: int, reservation: Reservation, ask: Ask, history: History) -> tuple[Image, float]:
+        """The image, for which there is room to be checked; and what it cost in USD, as far as is known."""
         started = time.monotonic()
         history.attempts += 1
         self.tally.calls += 1
         reach("generation: to be asked for")
         try:
             image = await self._asked(replace(ask.request, seed=history.seed if self.model.has_seeds else None))
+            reach("generation: answered")
+            history.latency, history.info = time.monotonic() - started, image.info
+            cost = self._noted_cost(image, history)
+            await self._unchecked.acquire()
         except GenerationError as error:
             self._give_back(ticket, reservation, error, history)
             raise
         except BaseException:
+            self.pace.release()
             self.budget.settle(reservation, reservation.usd)
-            self.pace.release()
             raise
-        reach("generation: answered")
-        history.latency = time.monotonic() - started
-        history.info = image.info
-        self._pay(reservation, image, history)
-        try:
-            await self._unchecked.acquire()
-        except BaseException:
-            self.pace.release()
-            raise
-        return image
+        return image, reservation.usd if cost.usd is None else cost.usd
+
+    def _noted_cost(self, image: Image, history: History) -> Cost:
+        cost = FREE if self._batches is not None else cost_of(self.prices, self.model.model_name, image)
+        history.add_cost(cost)
+        self.tally.add_call(history.latency or 0.0, cost.usd)
+        self._dearest = max(self._dearest, cost.usd or 0.0)
+        return cost
 
     def _give_back(self, ticket: int, reservation: Reservation, error: GenerationError, history: History) -> None:
-        """After a failure: the price, unless an image may have been made, and the place."""
+        """After a failure: the place; and the price, unless an image may have been made."""
         self.any_answer = self.any_answer or not error.info.get("refused_connection", False)
-        if _was_free(error):
-            self.budget.release(reservation)
-        else:
-            self.budget.settle(reservation, reservation.usd)
         if error.kind == "rate_limited":
             history.waits += 1
             self.pace.rejected(ticket, wait_of(error, history.waits))
         else:
             self.pace.release()
-
-    def _pay(self, reservation: Reservation, image: Image, history: History) -> None:
-        cost = FREE if self._batches is not None else cost_of(self.prices, self.model.model_name, image)
-        history.add_cost(cost)
-        self.tally.add_call(history.latency or 0.0, cost.usd)
-        self._dearest = max(self._dearest, cost.usd or 0.0)
-        self.budget.settle(reservation, reservation.usd if cost.usd is None else cost.usd)
+        if _was_free(error):
+            self.budget.release(reservation)
+        else:
+            self.budget.settle(reservation, reservation.usd)
 
     def _price_before(self, request: ImageRequest) -> float:
         if self._batches is not None:
@@ -210,6 +214,7 @@ def wait_of(error: GenerationError, waits: int) -> float:
 
 
 def _was_free(error: GenerationError) -> bool:
-    """Whether the backend said that it made no image, or was never reached."""
-    answered = error.info.get("http_status", 0) >= 400 or error.info.get("refused_connection", False)
-    return TREATMENTS[error.kind].free or bool(answered)
+    """Whether the backend said that it made no image, or was never reached; a gateway cannot know."""
+    status = error.info.get("http_status", 0)
+    answered = status >= 400 and status not in _GATEWAYS
+    return TREATMENTS[error.kind].free or answered or bool(error.info.get("refused_connection"))

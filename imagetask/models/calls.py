@@ -99,7 +99,7 @@ class Calls:
 
     async def close(self) -> None:
         """Makes durable what was held back from the store until the start was over; the run is."""
-        if self.store is not None and (self.stopped is None or self.stopped.kind != "storage"):
+        if self.store is not None and not self._storage_failed:
             await self._keep_failures(started=True)
 
     @contextmanager
@@ -129,18 +129,17 @@ class Calls:
         history = History(seed=ask.seed)
         if known is None and ask.again is False:
             return history.generation(self.model.model_name, ask)
-        number = self._breakers.start_row()
         if known is None:
-            return await self._made(ask, history, number)
+            return await self._made(ask, history, self._breakers.start_row())
         if known.error_kind is None:
-            self._breakers.note_row(number, None, None)
+            self._breakers.note_first("call", None, None)
             return known
         if others and others[-1].status == "done":
             return None
         if not (TREATMENTS[known.error_kind].asked_again if ask.again is None else ask.again):
             return None
         history.follow(known)
-        return await self._made(ask, history, number)
+        return await self._made(ask, history, None)
 
     async def _made_instead(self, ask: Ask, known: Generation | None) -> list[Generation]:
         """What was made in place of a generation that failed, the first first, up to an image."""
@@ -159,33 +158,58 @@ class Calls:
         record = await self._off_loop(self.store.get, key)
         return None if record is None else from_record(record, self.store)
 
-    async def _made(self, ask: Ask, history: History, number: int) -> Generation:
+    async def _made(self, ask: Ask, history: History, number: int | None) -> Generation:
+        """number: the row's for the breakers; None where it failed before, and may well fail again."""
         while True:
-            if self.stopped is not None:
-                raise self.stop(self.stopped.kind, self.stopped.message)
             try:
+                if self.stopped is not None:
+                    raise self.stop(self.stopped.kind, self.stopped.message)
                 generation = await self._caller.attempt(ask, history)
                 self._recovery.note_image()
                 self.tally.new += 1
             except BudgetReached:
-                if history.last is None:
+                if not history.may_be_left:
                     return history.generation(self.model.model_name, ask)
                 generation = history.generation(self.model.model_name, ask, error=history.last)
+            except RunStopped:
+                await self._leave(ask, history)
+                raise
             except GenerationError as error:
-                if await self._recovery.treat(error, ask, history, reached=self._caller.any_answer):
-                    history.last = history.last if TREATMENTS[error.kind].waits else error
+                if await self._treated(error, ask, history):
                     continue
                 generation = history.generation(self.model.model_name, ask, error=error)
                 logger.warning("a row failed after attempt %d: %s; prompt: %s", history.attempts, error, short(ask))
             await self._noted(generation, number)
             return generation
 
-    async def _noted(self, generation: Generation, number: int) -> None:
+    async def _treated(self, error: GenerationError, ask: Ask, history: History) -> bool:
+        """As `Recovery.treat`; a run that stops leaves the attempts that were made for the next one to follow."""
+        treatment = TREATMENTS[error.kind]
+        if not (treatment.waits or treatment.stops or error.fatal):
+            history.last = error
+        try:
+            return await self._recovery.treat(error, ask, history, reached=self._caller.any_answer)
+        except RunStopped:
+            await self._leave(ask, history)
+            raise
+
+    async def _leave(self, ask: Ask, history: History) -> None:
+        """Makes durable what a row has come to that is given up between two attempts, since the run stops."""
+        if self.store is not None and history.may_be_left and not self._storage_failed:
+            failed = history.generation(self.model.model_name, ask, error=history.last)
+            await self._off_loop(self.store.put, failed.key, to_record(failed), None)
+
+    @property
+    def _storage_failed(self) -> bool:
+        return self.stopped is not None and self.stopped.kind == "storage"
+
+    async def _noted(self, generation: Generation, number: int | None) -> None:
         """Takes what a row came to, and makes a failure durable."""
         if self.store is not None and generation.error_kind is not None:
             self._failures.add(generation)
         try:
-            self._breakers.note_row(number, generation.error_kind, generation.error_message)
+            if number is not None:
+                self._breakers.note_row(number, generation.error_kind, generation.error_message)
         except RunStopped as error:
             self.stop(error.kind, error.message)
             raise

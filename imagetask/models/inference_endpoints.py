@@ -3,37 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import os
-import re
 from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar
 
 import httpx2
 import huggingface_hub
 from huggingface_hub import AsyncInferenceClient, HfApi, InferenceEndpoint
+from huggingface_hub.inference._common import RequestParameters
 from huggingface_hub.inference._providers import PROVIDERS, get_provider_helper
-from PIL import Image as PILImage
-from PIL import UnidentifiedImageError
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, field_validator, model_validator
-from pydantic_core import from_json
 
 from imagetask.errors import GenerationError
-from imagetask.images import FORMATS, Image, describe_bytes
+from imagetask.images import Image
 from imagetask.models.base import AsyncImageGenerationModel, ImageRequest
-from imagetask.models.classify import classify_exception, classify_response
 from imagetask.models.connections import checked_key, checked_url, proxied, timeouts
-from imagetask.models.error_body import filtered
+from imagetask.models.hub_answers import filtered_image, is_filtered, provider_image
 from imagetask.models.hub_clients import prepare_clients, watch_session
-from imagetask.models.redact import bare_url, one_line, safe_cause
-from imagetask.models.watched_call import WatchedCall
+from imagetask.models.hub_failures import HubFailures
+from imagetask.models.redact import bare_url, safe_cause
+from imagetask.models.watched_call import Routes, WatchedCall
 
 _KEY_VARIABLE = "HF_TOKEN"
 _TASK = "text-to-image"
 _ARGUMENTS = ("negative_prompt", "width", "height", "num_inference_steps", "guidance_scale", "scheduler")
 _OURS = frozenset({"prompt", "inputs", "model"})
-_BAD_LINK = (httpx2.InvalidURL, httpx2.TooManyRedirects, httpx2.UnsupportedProtocol)
-_BARE_503 = re.compile(r"HTTP 503: (?:503 )?Service (?:Temporarily )?Unavailable", re.IGNORECASE)
 
 TEXT_TO_IMAGE_PROVIDERS = tuple(sorted(name for name, tasks in PROVIDERS.items() if _TASK in tasks))
 """The providers of the installed huggingface_hub that make images."""
@@ -69,7 +63,7 @@ class InferenceEndpointsImageGeneration(AsyncImageGenerationModel):
     _provider: str | None = PrivateAttr(default=None)
     _info: dict[str, Any] = PrivateAttr(default_factory=dict)
     _client: AsyncInferenceClient | None = PrivateAttr(default=None)
-    _proxied: bool = PrivateAttr(default=False)
+    _routes: Routes = PrivateAttr(default_factory=lambda: Routes(proxied=False))
 
     @field_validator("base_url")
     @classmethod
@@ -131,14 +125,14 @@ class InferenceEndpointsImageGeneration(AsyncImageGenerationModel):
         except GenerationError:
             raise
         except Exception as error:
-            raise self._failure_of_look_up(error) from safe_cause(error, self._secrets)
+            raise self._failures.of_look_up(error) from safe_cause(error, self._secrets)
         prepare_clients()
 
     def unload(self) -> None:
         self._key = self._target = ""
 
     async def aload(self) -> None:
-        self._proxied = proxied()
+        self._routes = Routes(proxied())
         self._client = AsyncInferenceClient(
             model=self._target,
             provider=self._provider,  # type: ignore[arg-type]  # checked against the installed providers
@@ -157,78 +151,45 @@ class InferenceEndpointsImageGeneration(AsyncImageGenerationModel):
         if client is None:
             raise GenerationError("config", "the model is not loaded: call load() and aload() first")
         arguments = call_arguments(request)
-        watch = WatchedCall(self._proxied)
+        watch = WatchedCall(self._routes)
         if self._by_provider:
             watch_session()
         try:
             with watch.watched(self.timeout):
                 picture = await asyncio.wait_for(client.text_to_image(request.prompt, **arguments), self.timeout)
-        except GenerationError as error:
-            if watch.lost_link is not None:
-                error.again = self._again(watch, watch.lost_link)
-            raise
-        except IndexError as error:
-            raise GenerationError("refused", "the provider's answer has no image") from error
-        except _BAD_LINK as error:
-            if not watch.succeeded:
-                raise self._failure(error) from safe_cause(error, self._secrets)
-            raise GenerationError(
-                "download", f"the link to the image cannot be followed: {type(error).__name__}"
-            ) from None
-        except UnidentifiedImageError as error:
-            raise self._told(watch.answers) or self._no_image(watch.answers) from error
         except Exception as error:
-            failure = self._told(watch.answers) or self._failure_of_call(error, watch)
-            raise failure from safe_cause(error, self._secrets)
+            failures = self._failures
+            raise failures.of_call(error, watch, self._again(watch)) from failures.cause(error, watch)
         if any(is_filtered(answer) for answer in watch.answers):
-            raise GenerationError("refused", "the provider filtered the image")
+            raise filtered_image()
         return provider_image(picture, self._info)
 
-    def _again(self, watch: WatchedCall, link: httpx2.URL) -> Callable[[], Awaitable[Image]]:
-        """Fetches a result once more, as the provider's own code did."""
+    def _again(self, call: WatchedCall) -> Callable[[], Awaitable[Image]]:
+        """Has the provider's own code take the result once more that the model's answer in `call` leads to."""
 
         async def again() -> Image:
+            watch = call.following()
+            watch_session()
             try:
                 with watch.watched(self.timeout):
-                    response = await asyncio.to_thread(huggingface_hub.get_session().get, link)
-            except GenerationError as error:
-                error.again = again if error.kind == "download" else None
-                raise
+                    data = await asyncio.wait_for(asyncio.to_thread(self._result, watch.answers), self.timeout)
             except Exception as error:
-                raise self._failure(error) from safe_cause(error, (str(link), *self._secrets))
-            return Image.from_bytes(response.content, self._info)
+                failures = self._failures
+                raise failures.of_call(error, watch, self._again(watch)) from failures.cause(error, watch)
+            if any(is_filtered(answer) for answer in watch.answers):
+                raise filtered_image()
+            return Image.from_bytes(data, self._info)
 
         return again
 
-    def _told(self, answers: list[httpx2.Response]) -> GenerationError | None:
-        """The failure that the last answer tells where huggingface_hub took it for a result; None where it tells none.
-
-        That is a redirect to nowhere, and a provider's task that failed, which is told with a status of success.
-        """
-        answer = answers[-1] if answers else None
-        if answer is None or answer.status_code >= 400 or not is_read(answer):
-            return None
-        is_redirect = answer.status_code >= 300
-        if not is_redirect and not (self._by_provider and tells_error(answer)):
-            return None
-        status = answer.status_code if is_redirect else 200
-        failure = classify_response(status, answer.headers, answer.text, secrets=self._secrets)
-        if failure.kind == "unknown":
-            failure.kind = "server"
-        return failure
-
-    def _no_image(self, answers: list[httpx2.Response]) -> GenerationError:
-        """What an answer with status 200 is that holds no image."""
-        if any(is_filtered(answer) for answer in answers):
-            return GenerationError("refused", "the provider filtered the image")
-        if self._by_provider or not answers:  # the image lay behind a link, and the answer is not what failed
-            return GenerationError("corrupt_image", "the provider's result is not an image")
-        answer = answers[-1]
-        if is_json(answer):
-            failure = classify_response(200, answer.headers, answer.text, secrets=self._secrets)
-            if failure.kind != "unknown":
-                return failure
-        return GenerationError("corrupt_image", f"not an image ({describe_bytes(answer.content)})")
+    def _result(self, answers: list[httpx2.Response]) -> bytes:
+        """What lies where the model's answer leads, as the provider's code of huggingface_hub polls and fetches it."""
+        first = answers[0].request
+        headers = {"authorization": first.headers.get("authorization", "")}
+        asked = RequestParameters(str(first.url), _TASK, self._target, json=None, data=None, headers=headers)
+        helper = get_provider_helper(self._provider, _TASK, self._target)  # type: ignore[arg-type]
+        data: bytes = helper.get_response(answers[-1].content, asked)
+        return data
 
     def _find_key(self) -> str:
         given = self.api_key.get_secret_value() if self.api_key else None
@@ -256,26 +217,10 @@ class InferenceEndpointsImageGeneration(AsyncImageGenerationModel):
         self._provider = helper.provider
         self._info = {"provider": helper.provider}
 
-    def _failure_of_look_up(self, error: Exception) -> GenerationError:
-        """As for a call, but a plain ValueError says that the provider does not serve the model."""
-        if isinstance(error, ValueError) and not hasattr(error, "response"):
-            return GenerationError("config", one_line(str(error), self._secrets))
-        return self._failure(error)
-
-    def _failure_of_call(self, error: Exception, watch: WatchedCall) -> GenerationError:
-        """By the answer itself where the client could not read it (huggingface_hub 2.4, an error that is no text)."""
-        failure = self._failure(error)
-        if failure.kind == "unknown" and watch.answers and watch.answers[-1].is_error:
-            answer = watch.answers[-1]
-            return classify_response(answer.status_code, answer.headers, answer.text, secrets=self._secrets)
-        return failure
-
-    def _failure(self, error: Exception) -> GenerationError:
-        failure = classify_exception(error, secrets=self._secrets, key_variable=None if self.api_key else _KEY_VARIABLE)
-        if failure.kind == "server" and not self._by_provider and _BARE_503.fullmatch(failure.message):
-            # What Inference Endpoints answer while they come up from zero replicas, with nothing else said.
-            failure.kind = "loading"
-        return failure
+    @property
+    def _failures(self) -> HubFailures:
+        key_variable = None if self.api_key else _KEY_VARIABLE
+        return HubFailures(self._by_provider, self._secrets, key_variable)
 
     @property
     def _secrets(self) -> tuple[str, ...]:
@@ -298,21 +243,6 @@ def call_arguments(request: ImageRequest) -> dict[str, Any]:
     return {**arguments, **({"extra_body": body} if body else {})}
 
 
-def provider_image(picture: PILImage.Image, info: dict[str, Any]) -> Image:
-    """The image as the provider sent it: the client's picture is lazy, and its file holds the bytes as they came.
-
-    Pillow has read the header, so it is not read again. Raises `ImageError` for a format that is not taken.
-    """
-    source = picture.fp if hasattr(picture, "fp") else None
-    if not isinstance(source, io.BytesIO):
-        raise GenerationError("unknown", "huggingface_hub gave a picture without the provider's bytes")
-    data = source.getvalue()
-    name = picture.format
-    if name is None or name not in FORMATS:
-        return Image.from_bytes(data, info)
-    return Image(data, format=name, width=picture.width, height=picture.height, info=info)
-
-
 def endpoint_url(endpoint: InferenceEndpoint) -> str:
     """Where an endpoint takes calls. Raises `GenerationError` where it cannot take any, with what to do."""
     state = str(getattr(endpoint.status, "value", endpoint.status))
@@ -325,35 +255,3 @@ def endpoint_url(endpoint: InferenceEndpoint) -> str:
         message = f"the endpoint {endpoint.name} is in state {state}: start again when it runs"
         raise GenerationError("loading", message, fatal=True)
     return endpoint.url
-
-
-def is_json(answer: httpx2.Response) -> bool:
-    return "json" in answer.headers.get("content-type", "")
-
-
-def is_read(answer: httpx2.Response) -> bool:
-    """Whether the body is there; it is not where the connection broke in it."""
-    try:
-        return answer.content is not None
-    except httpx2.ResponseNotRead:
-        return False
-
-
-def tells_error(answer: httpx2.Response) -> bool:
-    """Whether an answer in JSON names an error in place of its result."""
-    try:
-        value = from_json(answer.content) if is_json(answer) else None
-    except ValueError:
-        return False
-    return isinstance(value, dict) and bool(value.get("error"))
-
-
-def is_filtered(answer: httpx2.Response) -> bool:
-    """Whether an answer in JSON says that the picture was filtered; some providers send a black one beside it."""
-    if not is_json(answer) or (b"nsfw" not in answer.content and b"filter" not in answer.content):
-        return False
-    try:
-        value = from_json(answer.content)
-    except ValueError:
-        return False
-    return isinstance(value, dict) and filtered(value)

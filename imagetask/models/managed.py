@@ -44,8 +44,8 @@ class ManagedModel:
     pace: in place of the two limits, one that models of one account share.
     prices: as `imagetask.models.costs.cost_of` takes them. budget: what may be spent; models may share it.
     breakers: when a run is stopped because too much fails. exact_size: an image of another size than asked is no good.
-    instead: models and seeds that failed rows were tried again with, in earlier runs and this one, the first first.
-    other: asked in place of this model for the failed rows of this run that are tried again.
+    other: asked in place of this model for the failed rows of this run that are tried again. This model is asked for
+    nothing then, and is not loaded.
     One `ManagedModel` serves all threads of a process; `for_rows` gives each chunk its own view of it.
     """
 
@@ -62,7 +62,6 @@ class ManagedModel:
         budget: Budget | None = None,
         breakers: Breakers | None = None,
         exact_size: bool = False,
-        instead: Sequence[Identity] = (),
         other: ManagedModel | None = None,
     ) -> None:
         self.model = model
@@ -82,8 +81,8 @@ class ManagedModel:
             exact_size=exact_size,
         )
         self._tally = self._calls.tally
-        self._instead = tuple(instead)
         self._other = other
+        self._instead: Sequence[Sequence[Identity]] | None = None
         self._again: Sequence[bool] | None = None
         self._loaded = False
         self._loading = threading.Lock()
@@ -131,6 +130,8 @@ class ManagedModel:
         try:
             if self.store is not None:
                 self.store.check()
+            if self._other is not None:
+                return
             self.model.load()
             if isinstance(self.model, AsyncImageGenerationModel):
                 self._thread.run(self.model.aload())
@@ -141,6 +142,8 @@ class ManagedModel:
 
     def _unload(self) -> None:
         self._thread.run(self._calls.close())
+        if self._other is not None:
+            return
         if isinstance(self.model, AsyncImageGenerationModel):
             self._thread.run(self.model.aunload())
         self.model.unload()
@@ -158,16 +161,23 @@ class ManagedModel:
     ) -> None:
         self.unload()
 
-    def for_rows(self, ordinals: Sequence[int], again: Sequence[bool] | None = None) -> ManagedModel:
+    def for_rows(
+        self,
+        ordinals: Sequence[int],
+        again: Sequence[bool] | None = None,
+        instead: Sequence[Sequence[Identity]] | None = None,
+    ) -> ManagedModel:
         """A view for the rows of one chunk: what is asked of it, in order, are these rows, with these ordinals.
 
         again: of each row, whether its failures are asked for again; nothing else is asked for then, and what is not
         remembered is pending. None asks for what is not remembered, and again for what failed in a way that may pass.
+        instead: of each row, the models and seeds that it was tried again with, the first first, in earlier runs and in
+        this one: what they made stands for what failed. None for none.
         The view's `asked` holds the generations of each row that was asked for, in the order of asking.
         """
         view = copy.copy(self)
         view._owner = self._owner or self
-        view._ordinals, view._again, view.asked = ordinals, again, []
+        view._ordinals, view._again, view._instead, view.asked = ordinals, again, instead, []
         view._counted_here = Tally()
         return view
 
@@ -273,7 +283,7 @@ class ManagedModel:
         again = None if self._again is None else self._again[row]
         if not self._instead:
             return replace(ask, again=again)
-        others = (one.ask(request, one.describe(request), ordinal, number) for one in self._instead)
+        others = (one.ask(request, one.describe(request), ordinal, number) for one in self._instead[row])
         keys = dict.fromkeys(other.key for other in others)
         return replace(ask, again=again, instead=tuple(key for key in keys if key != ask.key))
 

@@ -22,7 +22,7 @@ from imagetask.models.connections import checked_key, checked_url, open_client, 
 from imagetask.models.error_body import filtered
 from imagetask.models.event_loop import event_loop
 from imagetask.models.redact import bare_url, safe_cause
-from imagetask.models.watched_call import WatchedCall
+from imagetask.models.watched_call import Routes, WatchedCall
 
 _OPENAI_URL = "https://api.openai.com/v1"
 _OPENAI_HOSTS = ("api.openai.com", ".openai.azure.com")
@@ -69,7 +69,7 @@ class OpenAIImageGeneration(AsyncImageGenerationModel):
     _key: str = PrivateAttr(default="")
     _client: openai.AsyncOpenAI | None = PrivateAttr(default=None)
     _downloads: httpx2.AsyncClient | None = PrivateAttr(default=None)
-    _proxied: bool = PrivateAttr(default=False)
+    _routes: Routes = PrivateAttr(default_factory=lambda: Routes(proxied=False))
 
     @field_validator("base_url")
     @classmethod
@@ -126,7 +126,7 @@ class OpenAIImageGeneration(AsyncImageGenerationModel):
             http_client=open_client(timeout=wait),
         )
         self._downloads = open_client(timeout=wait)
-        self._proxied = proxied()
+        self._routes = Routes(proxied())
 
     async def aunload(self) -> None:
         for client in (self._client, self._downloads):
@@ -140,7 +140,7 @@ class OpenAIImageGeneration(AsyncImageGenerationModel):
         arguments = call_arguments(request)
         if self.model:
             arguments["model"] = self.model
-        watch = WatchedCall(self._proxied)
+        watch = WatchedCall(self._routes)
         with watch.watched(self.timeout):
             response = await self._call(arguments)
         # in few threads: a large answer is in memory three times over while it is read
@@ -186,6 +186,10 @@ class OpenAIImageGeneration(AsyncImageGenerationModel):
             if response.status_code != 200:
                 raise self._not_fetched(link, watch, f"HTTP {response.status_code}")
             return Image.from_bytes(response.content, link.info)
+        except GenerationError as error:
+            if error.kind != "timeout":
+                raise
+            raise self._not_fetched(link, watch, error.message) from error
         except httpx2.InvalidURL as error:
             raise GenerationError("download", "not followed: the link to the image is no http(s) URL") from error
         except (httpx2.HTTPError, TimeoutError) as error:

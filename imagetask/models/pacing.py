@@ -43,15 +43,16 @@ class Pace:
         self._answered_since_cut = True
         self._stopped: Callable[[], BaseException] | None = None
 
-    async def acquire(self) -> int:
+    async def acquire(self, *, again: bool = False) -> int:
         """Waits for a place; gives the call's ticket, a number that grows with each call.
 
+        again: a further attempt goes before first ones, so that what fails is known soon.
         Raises the error of `stop`, also where a place was given just before it.
         """
         if self._stopped:
             raise self._stopped()
         place: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._waiting.append(place)
+        (self._waiting.appendleft if again else self._waiting.append)(place)
         self._hand_out()
         try:
             ticket = await place

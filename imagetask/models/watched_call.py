@@ -28,26 +28,33 @@ class WatchedCall:
     at.
 
     answers: those of the asynchronous client, in order, with their bodies once they are read.
-    lost_link: where a result lay that answered with an error, or None.
-    proxied: a proxy of the environment may make the connections.
+    link: where a provider's code fetched a result from, or tried to; None before that.
+    routes: those of the clients that make the call.
 
     Requests are watched by the four hooks below, in the context of `watched`; `asyncio.to_thread` keeps it, so what
     huggingface_hub's providers fetch in threads is watched too. What is not: a connection that other code of the
     process left open in huggingface_hub's own session, to a private address under the name that a link has.
     """
 
-    def __init__(self, proxied: bool) -> None:
+    def __init__(self, routes: Routes) -> None:
         self.answers: list[httpx2.Response] = []
-        self.lost_link: httpx2.URL | None = None
+        self.link: httpx2.URL | None = None
         self.deadline = 0.0
-        self._proxied = proxied
+        self._routes = routes
         self._answered = False
         self._inside = True
+        self._redirected = False
 
     @property
     def succeeded(self) -> bool:
         """Whether the call itself was answered with success; what failed then is what follows on it."""
         return bool(self.answers) and self.answers[-1].is_success
+
+    def following(self) -> WatchedCall:
+        """A call that takes the result of this one once more: it has its answers, and may go where it may."""
+        call = WatchedCall(self._routes)
+        call.answers, call._answered, call._inside = self.answers, self._answered, self._inside
+        return call
 
     @contextmanager
     def watched(self, seconds: float) -> Iterator[None]:
@@ -60,22 +67,25 @@ class WatchedCall:
             _current.reset(token)
 
     def may_send(self, request: httpx2.Request) -> Connecting | None:
-        """Prepares a request. Gives what is to look at its connection, or None where it may lead anywhere.
+        """Prepares a request. Gives what is to look at its connection, or None where nothing is to be learned from it.
 
         Raises `GenerationError` of kind "download" for a URL that is not followed.
         """
         request.headers["accept-encoding"] = ACCEPTED_ENCODING
-        if not self._answered:
-            return None
         url = request.url
-        if url.scheme not in ("http", "https"):
+        if self._answered and url.scheme not in ("http", "https"):
             raise GenerationError("download", "not followed: the link to the result is no http(s) URL")
         if self._inside:
-            return None
+            return Connecting(url, self._routes, public_only=False) if self._routes.proxied else None
         address = literal_address(_host(url))
         if address is not None:
             _check(url, address)
-        return Connecting(url)
+        return Connecting(url, self._routes, public_only=True)
+
+    def note_link(self, request: httpx2.Request) -> None:
+        """Takes a request of a provider's code: one without a key, that no redirect led to, is for the result."""
+        if not self._redirected and "authorization" not in request.headers:
+            self.link = request.url
 
     def came(self, response: httpx2.Response) -> None:
         """Takes an answer whose body was not read: puts limits around it, and notes where it came from."""
@@ -85,20 +95,44 @@ class WatchedCall:
             _check(response.url, _peer(response) or _host(response.url))
         self._inside = self._inside and inside
         self._answered = True
+        self._redirected = response.has_redirect_location
         bound(response, self.deadline)
         if asynchronous:
             self.answers.append(response)
 
     def _is_inside(self, response: httpx2.Response) -> bool:
-        address = literal_address(_host(response.url)) if self._proxied else _peer(response)
+        direct = self._routes.is_direct(response.url)
+        address = _peer(response) if direct else literal_address(_host(response.url))
         return address is not None and not_public(address) is not None
+
+
+class Routes:
+    """What is known of where the connections of a model's clients lead. Belongs to them: they may use one again.
+
+    proxied: a proxy of the environment may make the connections. Which servers it is not asked for (NO_PROXY) is for
+    the clients to say, so it is seen when they connect; of servers on the internet it does not matter.
+    """
+
+    def __init__(self, proxied: bool) -> None:
+        self.proxied = proxied
+        self._direct: set[tuple[str, str, int]] = set()
+
+    def is_direct(self, url: httpx2.URL) -> bool:
+        """Whether the other end of a connection for this URL is the server itself, as far as that is known."""
+        return not self.proxied or _origin(url) in self._direct
+
+    def note_direct(self, url: httpx2.URL, address: str) -> None:
+        if self.proxied and not_public(address) is not None:
+            self._direct.add(_origin(url))
 
 
 class Connecting:
     """Looks at the address of a new connection, before anything is sent over it; takes httpcore2's trace events."""
 
-    def __init__(self, url: httpx2.URL) -> None:
+    def __init__(self, url: httpx2.URL, routes: Routes, *, public_only: bool) -> None:
         self._url = url
+        self._routes = routes
+        self._public_only = public_only
         self._direct = False
 
     async def trace(self, event: str, info: dict[str, Any]) -> None:
@@ -117,9 +151,12 @@ class Connecting:
 
     def see(self, event: str, info: dict[str, Any]) -> None:
         if event == "connection.connect_tcp.started":
-            self._direct = info["host"] == _host(self._url)  # else it leads to a proxy
+            self._direct = (info["host"], info["port"]) == _origin(self._url)[1:]  # else it leads to a proxy
         elif event == "connection.connect_tcp.complete" and self._direct:
-            _check(self._url, info["return_value"].get_extra_info("server_addr")[0])
+            address = info["return_value"].get_extra_info("server_addr")[0]
+            if self._public_only:
+                _check(self._url, address)
+            self._routes.note_direct(self._url, address)
 
 
 async def before_request(request: httpx2.Request) -> None:
@@ -141,6 +178,7 @@ def before_blocking_request(request: httpx2.Request) -> None:
     call = _current.get()
     if call is None:
         return
+    call.note_link(request)
     left = call.deadline - time.monotonic()
     if left <= 0:
         raise GenerationError("timeout", "the result was not there in time")
@@ -150,14 +188,14 @@ def before_blocking_request(request: httpx2.Request) -> None:
 
 
 def after_blocking_answer(response: httpx2.Response) -> None:
-    """As `after_answer`. A link to a result, which is asked for without a key, must not answer with an error."""
+    """As `after_answer`. Raises `httpx2.HTTPStatusError` where the link to a result answers with an error."""
     call = _current.get()
     if call is None:
         return
     call.came(response)
-    if response.status_code >= 400 and "authorization" not in response.request.headers:
-        call.lost_link = response.url
-        raise GenerationError("download", f"the image was made but could not be fetched: HTTP {response.status_code}")
+    if response.status_code >= 400 and call.link is not None:
+        told = f"HTTP {response.status_code}"
+        raise httpx2.HTTPStatusError(told, request=response.request, response=response)
 
 
 def _check(url: httpx2.URL, address: str) -> None:
@@ -170,6 +208,10 @@ def _check(url: httpx2.URL, address: str) -> None:
             f"not followed: {place} leads to {address}, which is a {kind} address; "
             "only a server that is itself at such an address may send there",
         )
+
+
+def _origin(url: httpx2.URL) -> tuple[str, str, int]:
+    return url.scheme, _host(url), url.port or {"http": 80, "https": 443}.get(url.scheme, 0)
 
 
 def _host(url: httpx2.URL) -> str:

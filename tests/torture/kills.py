@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -36,11 +37,15 @@ DONE = 0
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Where a run is to die. passing: the how-many-eth time that it comes there. options: of the command."""
+    """Where a run is to die. passing: the how-many-eth time that it comes there. options: of the command.
+
+    alike: so many of its calls are answered with one and the same picture.
+    """
 
     point: CrashPoint
     passing: int = 1
     options: tuple[str, ...] = ()
+    alike: int = 0
 
 
 BEFORE_CALLS = [
@@ -50,6 +55,7 @@ BEFORE_CALLS = [
 ]
 _FEW = ("--limit", "120")
 AFTER_CALLS = [
+    *(Step("placeholders: listed", 1, _FEW, alike=5), Step("placeholder: voided", 2, _FEW)),
     *(Step("shards: to be written", 1, _FEW), Step("shard: group written", 2, _FEW), Step("shard: written", 1, _FEW)),
     *(Step("shards: to be moved", 1, _FEW), Step("shard: moved", 1, _FEW), Step("shards: moved", 1, _FEW)),
     *(Step("shards: in place", 1, _FEW), Step("card: to be written", 1, _FEW), Step("card: in place", 1, _FEW)),
@@ -86,7 +92,8 @@ class Kill:
 
 
 class Killed:
-    """The runs into one folder. kills: so far. calls: that the server has seen of them."""
+    """The runs into one folder. kills: so far. calls: that the server has seen of them; alike: those of them that it
+    answered with one and the same picture."""
 
     def __init__(
         self, forking: Forks, server: RemoteModelServer, work: Path, name: str = "out", chunk_rows: int = CHUNK_ROWS
@@ -95,16 +102,20 @@ class Killed:
         self.out = work / name
         self.kills: list[Kill] = []
         self.calls = 0
+        self.alike = 0
         self.log = work / f"{name}.log"
         self._forks = forking
         self._words = ["generate", "rows.csv", "--out", name, "--model", "inference-endpoints:m"]
         self._words += ["--base-url", server.model_url("m"), "--chunk-rows", str(chunk_rows)]
         self._words += ["--max-concurrency", str(AT_ONCE)]
-        self._kept: dict[str, str] = {}
+        self._kept: dict[tuple[str, int], dict[str, Any] | None] = {}
 
     def at(self, step: Step) -> Kill:
         """Kills a run at a crash point. Raises `AssertionError` where the run does not come there."""
         where = f"{step.point}:{step.passing}"
+        self.alike += step.alike
+        if step.alike:
+            self.server.fail(None, *["same_image"] * step.alike, shared=True)
         self._start(step.options, where)
         ended = self._forks.wait()
         assert ended == -signal.SIGKILL, f"a run to be killed at {where} ended with {ended}: {self.told()}"
@@ -134,12 +145,14 @@ class Killed:
     def kept(self) -> set[str]:
         """The hashes of the pictures in the store. Raises `AssertionError` where a record or a picture is not whole."""
         store = self.out / "_imagetask" / "store"
+        known, self._kept = self._kept, {}
         for path in store.glob("*/*.json"):
-            if path.name not in self._kept:
-                picture = json.loads(path.read_bytes())["image"]
+            written = (path.name, path.stat().st_mtime_ns)
+            picture = known.get(written) or json.loads(path.read_bytes()).get("image")
+            if picture is not None and written not in known:
                 assert sha256((store / picture["path"]).read_bytes()).hexdigest() == picture["sha256"]
-                self._kept[path.name] = picture["sha256"]
-        return set(self._kept.values())
+            self._kept[written] = picture
+        return {picture["sha256"] for picture in self._kept.values() if picture is not None}
 
     def _start(self, options: Sequence[str], crash_at: str | None) -> int:
         words = [*self._words, *options]
@@ -258,8 +271,10 @@ def broken_promises(killed: Killed, undisturbed: Killed, rows: int) -> list[str]
     checks = {
         f"{rows - made.height} rows lost": made.height != rows,
         f"an undisturbed run gives other values: {differences(made, expected)}": not made.equals(expected),
-        f"{len(calls)} calls for {rows} rows and {lost} lost calls": len(calls) != rows + lost,
-        f"{twice} pictures delivered again, {lost} in flight": twice > lost,
+        f"{len(calls)} calls for {rows} rows, {killed.alike} placeholders and {lost} lost calls": (
+            len(calls) != rows + killed.alike + lost
+        ),
+        f"{twice} pictures delivered again, {lost} in flight": twice > lost + killed.alike - 1,
         f"more than {at_most} calls lost by one kill": any(kill.lost > at_most for kill in kills),
         f"debris left: {debris(killed.out)}": bool(debris(killed.out)),
     }
