@@ -26,8 +26,9 @@ $(VENV)/.installed: $(VENV)/.made $(SOURCES)
 demo: $(VENV)/.installed
 	$(BIN)/imagetask generate examples/prompts.csv --out out/demo --model placeholder
 
+# In two processes, each with servers of its own: much of the time is waiting.
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # For the tests that look at Prefect's UI: Chromium of the system's packages where they can be had, else Playwright's.
 browser: $(VENV)/.made

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import inspect
 import json
+import pkgutil
 import re
 import time
 from contextlib import suppress
 from email.utils import formatdate
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import anyio
@@ -16,11 +19,8 @@ import httpcore2
 import httpx2
 import huggingface_hub.errors
 import openai
-import openai.lib.computer  # loaded on use; so that the walk is the same in any order of tests
 import pytest
 
-import imagetask.models.inference_endpoints
-import imagetask.models.openai  # noqa: F401  # with the backends, all is loaded that their calls load
 from imagetask.errors import ErrorKind, GenerationError
 from imagetask.models.classify import EXCEPTIONS, classify_exception, classify_response
 from imagetask.models.redact import bare_url, redact, safe_cause
@@ -152,10 +152,13 @@ NOT_OF_A_CALL: dict[str, str] = {
     r"httpx2\.(Stream\w+|RequestNotRead|ResponseNotRead)": "misuse of a client's objects",
     r"openai\.InvalidWebhookSignatureError": "webhooks",
     r"openai\._(legacy_)?response\.MissingStreamClassError": "answers are not streamed",
-    r"openai\.lib\.computer\..+": "computer use",
+    r"openai\.lib\.(computer|browser)\..+": "computer and browser use",
+    r"openai\.lib\.(decisions|responses)_\w+\..+": "tools and conversations",
     r"openai\.auth\._x509\._TransientTokenExchangeError": "client certificates",
     r"huggingface_hub\.errors\.(\w*Cache\w*|(Local)?EntryNotFoundError|IncompleteSnapshotError)": "files",
     r"huggingface_hub\.errors\.(FileMetadata|RevisionResolution|XetDownload|FileDuplication|DryRun)Error": "files",
+    r"huggingface_hub\._bucket\w+\..+": "buckets",
+    r"huggingface_hub\.cli\..+": "its command line",
     r"huggingface_hub\.errors\.HfUriError": "hf:// addresses",
     r"huggingface_hub\.errors\.(DDUF\w+|Safetensors\w+|NotASafetensorsRepoError)": "formats of weights",
     r"huggingface_hub\.errors\.StrictDataclass\w+": "dataclasses of the Hub's configurations",
@@ -174,8 +177,18 @@ def full_name(kind: type[BaseException]) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
+def load_all(library: ModuleType) -> None:
+    """Imports each module of a library, but those that need a package which is not there."""
+    for module in pkgutil.walk_packages(library.__path__, f"{library.__name__}."):
+        if not module.name.endswith("__main__"):
+            with suppress(ModuleNotFoundError):
+                import_module(module.name)
+
+
 def of_the_libraries() -> list[type[BaseException]]:
-    """Every exception class that any loaded module of the libraries defines, public or not; no warnings."""
+    """Every exception class that any module of the libraries defines, public or not; no warnings."""
+    for library in LIBRARIES:
+        load_all(library)
     roots = {library.__name__ for library in LIBRARIES}
     found = [kind for kind in exceptions_below(Exception) if kind.__module__.partition(".")[0] in roots]
     return sorted((kind for kind in found if not issubclass(kind, Warning)), key=full_name)

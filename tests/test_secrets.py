@@ -112,7 +112,7 @@ def planted(secret: str, folder: Path) -> dict[str, Place]:
     return {**places, "exception": ValueError(secret), "cause": cause, "log": record}
 
 
-@pytest.mark.parametrize("secret", [new_key(), SIGNATURE])
+@pytest.mark.parametrize("secret", [new_key(), SIGNATURE], ids=["key", "signature"])
 def test_the_search_finds_every_form_and_nothing_else(secret: str, tmp_path: Path) -> None:
     places = planted(secret, tmp_path)
     assert [name for name, place in places.items() if not found(secret, place)] == []
