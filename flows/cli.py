@@ -31,7 +31,7 @@ from .command_line.terminal import (
     wrong_words,
 )
 from .resume_command import command_of
-from .wording import dollars
+from .wording import paid_for
 
 _DEFAULTS = Options()
 app = App(
@@ -111,12 +111,11 @@ def status(folder: Annotated[Path, Parameter(help="Folder of the dataset.")], /)
         say(f"failed: {count:,} {kind}")
     if counts.pending:
         say(f"pending: {counts.pending:,}")
-    images, usd = spent(run.settings.layout.spent)
-    if usd:
-        say(f"spent:  {dollars(usd)} for {images:,} images")
+    so_far = spent(run.settings.layout.spent)
+    if so_far.usd or so_far.unpriced:
+        say(f"so far: {paid_for(so_far)}")
     if not running and (run.state != "finished" or counts.pending):
-        how = "go on, with a larger budget" if run.budget_reached else "go on"
-        say(f"{how}:  {command_of(run.settings, run.started_in, run.retry_left)}")
+        say(f"go on:  {command_of(run.settings, run.started_in, run.retry_left, larger=run.budget_reached)}")
     if not running and counts.failed:
         say(f"failed rows once more: imagetask retry {shlex.quote(str(folder))}")
     return DONE

@@ -2,62 +2,74 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
+from imagetask.chunks import read_manifest
 from imagetask.errors import UsageError
 from imagetask.models import AsyncImageGenerationModel, model_class, split_model
 from imagetask.models.base import ImageRequest
-from imagetask.models.budget import spent
+from imagetask.models.budget import Spent, spent
 from imagetask.models.costs import price_before
 from imagetask.plan import Plan
-from imagetask.retrying import Retry
-from imagetask.runs import counts_of_parts
+from imagetask.retrying import Retry, marked
 from imagetask.settings import RunSettings
 
 from .models_in_use import account_of, make_model
-from .wording import dollars
+from .wording import dollars, paid_for
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """images: that are missing. usd: what they cost by the block's prices; None where these do not tell.
-
-    spent_images, spent_usd: what the dataset cost before. max_images, max_cost: the budget.
+    """images: to be asked for, at most: what the store has without a part for it is not known yet. usd: what they cost
+    at most by the block's prices; None where these do not tell. before: what the dataset cost before. max_images,
+    max_cost: the budget.
     """
 
     images: int
     usd: float | None
-    spent_images: int
-    spent_usd: float
+    before: Spent
     max_images: int | None
     max_cost: float | None
 
     def __str__(self) -> str:
-        price = "cost not known: prices belong in the block" if self.usd is None else f"about {dollars(self.usd)}"
-        free = "no cost" if self.usd == 0 else price
-        before = f"; {self.spent_images:,} images for {dollars(self.spent_usd)} before" if self.spent_images else ""
+        unknown = "cost not known: give the block a price (imagetask blocks create … --price MODEL=USD)"
+        price = unknown if self.usd is None else f"at most {dollars(self.usd)}"
+        before = f"; before: {paid_for(self.before)}" if self.before.images else ""
         limits = [
             *([] if self.max_images is None else [f"{self.max_images:,} images"]),
             *([] if self.max_cost is None else [dollars(self.max_cost)]),
         ]
         budget = f"; budget of the dataset: {' and '.join(limits)}" if limits else ""
-        return f"{self.images:,} images to generate, {free}{before}{budget}"
+        return f"up to {self.images:,} images to generate, {'no cost' if self.usd == 0 else price}{before}{budget}"
 
 
-def estimate(settings: RunSettings, plan: Plan, rows: int | None = None, retry: Retry | None = None) -> Estimate:
-    """rows: of those that are tried again, over all models; None for all that is missing. retry: with what they are.
+def estimate(settings: RunSettings, plan: Plan, retry: Retry | None = None) -> Estimate:
+    """retry: only failed rows are tried again, those that `mark_failed` wrote down, and maybe with another model.
 
     Raises `UsageError` where there is a budget in USD, and a model without a price.
     """
-    missing = plan.generations - counts_of_parts(settings.layout).done
-    images = missing if rows is None else rows * plan.num_generations
-    asked = [settings if retry is None else retry.settings_for(settings, model) for model in settings.model]
-    models = settings.model if retry is None else [one.model[0] for one in asked]
-    prices = [known_price(one, model) for one, model in zip(asked, models, strict=True)]
-    known = [price for price in prices if price is not None]
-    usd = images * sum(known) / len(prices) if len(known) == len(prices) else None
+    missing = _missing(settings, plan, retry)
+    usd: float | None = 0.0
+    for model, images in missing.items():
+        asked = settings if retry is None else retry.settings_for(settings, model)
+        price = known_price(asked, model if retry is None else asked.model[0])
+        usd = None if usd is None or price is None else usd + images * price
     before = spent(settings.layout.spent)
-    return Estimate(images, usd, *before, settings.max_images, settings.max_cost)
+    return Estimate(sum(missing.values()), usd, before, settings.max_images, settings.max_cost)
+
+
+def _missing(settings: RunSettings, plan: Plan, retry: Retry | None) -> Counter[str]:
+    """Of each model how many generations there are to ask for, as far as the parts tell."""
+    missing = Counter(dict.fromkeys(settings.model, 0))
+    for chunk in plan.chunks:
+        if retry is not None:
+            missing[chunk.model] += plan.num_generations * sum(marked(settings.layout, chunk))
+            continue
+        manifest = read_manifest(settings.layout, chunk)
+        whole = plan.num_generations * (chunk.stop - chunk.start)
+        missing[chunk.model] += whole if manifest is None else manifest["asked_again"] + manifest["pending"]
+    return missing
 
 
 def known_price(settings: RunSettings, model: str) -> float | None:

@@ -178,8 +178,8 @@ def recorded(settings: RunSettings, retry: Retry | None = None) -> State[Any]:
         run = Run.start(settings, run_id, retry)
         progress = None
         try:
-            plan, rows = _planned(settings, retry)
-            progress = monitoring.begin(run_id, plan.generations, estimate(settings, plan, rows, retry))
+            plan = _planned(settings, retry)
+            progress = monitoring.begin(run_id, plan.generations, estimate(settings, plan, retry))
             counts = _watched(settings, plan, progress, retry)
         except BaseException as error:
             ending = ended_early(error)
@@ -195,16 +195,16 @@ def recorded(settings: RunSettings, retry: Retry | None = None) -> State[Any]:
     return completed_state(counts, settings, budget_reached=reached)
 
 
-def _planned(settings: RunSettings, retry: Retry | None) -> tuple[Plan, int | None]:
-    """The plan; and how many failed rows are tried again, or None where all that is missing is asked for."""
+def _planned(settings: RunSettings, retry: Retry | None) -> Plan:
+    """The plan: of the source, or for a retry that of the last run, in which the failed rows are marked."""
     void_listed(settings.layout, GenerationStore(settings.store_url))
     models = [named_model(settings, model, retry) for model in settings.model]
     if retry is None:
-        return make_plan(settings, models), None
-    rows = mark_failed(settings.layout, retry.kind)
+        return make_plan(settings, models)
+    mark_failed(settings.layout, retry.kind)
     for model in settings.model if retry.elsewhere else ():
         note_instead(settings.layout, model, identity_instead(settings, model, retry))
-    return plan_again(settings, models), rows
+    return plan_again(settings, models)
 
 
 def _clean_up_after(last: Run | None, settings: RunSettings, run_id: str) -> None:

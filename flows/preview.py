@@ -25,7 +25,7 @@ from imagetask.tried_instead import tried_instead
 from .check import check_before_start
 from .estimate import known_price
 from .models_in_use import Account, account_of, budget_of, managed_model
-from .wording import duration
+from .wording import dollars, duration
 
 Cell = tuple[PILImage.Image | Image | None, str]
 
@@ -35,7 +35,8 @@ class Preview:
     """sheet: the picture's file. pending: images that the budget did not allow. calls: of the whole source; left:
     without those whose end this preview has seen.
 
-    seconds: what these would take: models of one backend one after another, the backends side by side.
+    seconds: what these would take: models of one backend one after another, the backends side by side. usd: what they
+    cost at most; None where the block's prices do not tell.
     """
 
     sheet: Path
@@ -46,6 +47,7 @@ class Preview:
     calls: int
     left: int
     seconds: float
+    usd: float | None
 
     def lines(self) -> list[str]:
         """What to tell a person."""
@@ -55,9 +57,12 @@ class Preview:
             *failed,
             *([f"pending: {self.pending:,}: the budget of the dataset is reached"] if self.pending else []),
             f"The whole: {self.rows:,} rows, {self.calls:,} calls; "
-            f"{self.left:,} are left, about {duration(self.seconds)}.",
+            f"{self.left:,} are left, about {duration(self.seconds)}{self._price()}.",
             f"They are kept: generate with --out {self.sheet.parent} does not ask for them again.",
         ]
+
+    def _price(self) -> str:
+        return f", at most {dollars(self.usd)}" if self.usd else ""
 
 
 def preview_rows(settings: RunSettings, rows: int) -> Preview:
@@ -79,6 +84,7 @@ def _previewed(settings: RunSettings, rows: int) -> Preview:
     budget = budget_of(settings)
     tried: list[Generation] = []
     calls = left = 0
+    usd: float | None = 0.0
     seconds: dict[str, float] = defaultdict(float)
     for model in settings.model:
         account = account_of(settings, model)
@@ -88,12 +94,14 @@ def _previewed(settings: RunSettings, rows: int) -> Preview:
         latencies = [one.latency for one in generations if one.latency]
         seconds[split_model(model)[0]] += _seconds(account, still, latencies)
         calls, left = calls + total * of_each_row, left + still
+        price = known_price(settings, model)
+        usd = None if usd is None or price is None else usd + still * price
         tried += generations
     _draw([(one.image, _told(one)) for one in tried], settings.layout.contact_sheet)
     made = sum(one.image is not None for one in tried)
     failed: dict[str, str] = {one.error_kind: one.error_message or "" for one in tried if one.error_kind is not None}
     pending = sum(one.status == "pending" for one in tried)
-    return Preview(settings.layout.contact_sheet, made, failed, pending, total, calls, left, max(seconds.values()))
+    return Preview(settings.layout.contact_sheet, made, failed, pending, total, calls, left, max(seconds.values()), usd)
 
 
 def _tried(

@@ -13,12 +13,16 @@ from imagetask.retrying import Retry
 from imagetask.settings import RunSettings
 
 
-def command_of(settings: RunSettings, started_in: str | None = None, retry: Retry | None = None) -> str:
+def command_of(
+    settings: RunSettings, started_in: str | None = None, retry: Retry | None = None, *, larger: bool = False
+) -> str:
     """The command that goes on with a run; where it was started in another folder than this, from there.
 
-    retry: what the run tried again, where it did no more.
+    retry: what the run tried again, where it did no more. larger: the budget was reached, and has to be.
     A worker's run has absolute paths only, and its folder is gone.
     """
+    budget = {name: getattr(settings, name) for name in ("max_images", "max_cost")} if larger else {}
+    more = {name: f"MORE_THAN_{value:g}" for name, value in budget.items() if value is not None}
     if retry is not None:
         words = [
             "imagetask",
@@ -29,7 +33,7 @@ def command_of(settings: RunSettings, started_in: str | None = None, retry: Retr
     else:
         sources = [settings.source] if isinstance(settings.source, str) else settings.source
         given = settings.model_dump(mode="json", exclude_defaults=True, exclude={"source", "out", "rebuild"})
-        words = ["imagetask", "generate", *sources, "--out", str(settings.out), *_options(given)]
+        words = ["imagetask", "generate", *sources, "--out", str(settings.out), *_options(given | more)]
     command = shlex.join(words)
     elsewhere = started_in is not None and Path(started_in) != Path.cwd() and Path(started_in).is_dir()
     return f"cd {shlex.quote(str(started_in))} && {command}" if elsewhere else command

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from imagetask.models.budget import Spent
+
 
 def by_kind(failed: Mapping[str, int]) -> str:
     """How many failed of each kind, the most first: "12 refused, 1 server"; empty for none."""
@@ -21,3 +23,11 @@ def duration(seconds: float) -> str:
 def dollars(usd: float) -> str:
     """An amount of money, to the cent, and more exactly where it is small."""
     return f"{usd:,.2f} USD" if usd >= 1 or usd == 0 else f"{usd:.4f} USD"
+
+
+def paid_for(known: Spent) -> str:
+    """What a dataset cost by its ledger, in which a call counts that may have been charged."""
+    if known.unpriced == known.images:
+        return f"{known.images:,} images paid for, at a price that is not known"
+    unpriced = f", and {known.unpriced:,} of unknown price" if known.unpriced else ""
+    return f"{known.images - known.unpriced:,} images paid for, {dollars(known.usd)}{unpriced}"

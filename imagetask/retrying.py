@@ -46,7 +46,7 @@ class Retry(BaseModel):
         for name in ("base_url", "credentials"):
             if retry.model is None and getattr(retry, name) is not None:
                 raise UsageError(
-                    f"--{name.replace('_', '-')} goes with a --model that is tried in place of the run's own"
+                    f"--{name.replace('_', '-')} goes with a --model: name the run's own to ask it elsewhere"
                 )
         return retry
 

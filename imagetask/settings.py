@@ -100,7 +100,11 @@ class RunSettings(BaseModel):
     chunk_rows: int | None = Field(default=None, ge=1, description="Rows of one chunk; a folder remembers it.")
     max_concurrency: int = Field(default=MAX_CONCURRENCY, ge=1, description="Calls under way at once, at most.")
     requests_per_minute: float | None = Field(default=None, gt=0, description="Calls a minute, at most.")
-    timeout: float | None = Field(default=None, gt=0, description="Seconds that one call may take.")
+    timeout: float | None = Field(
+        default=None,
+        gt=0,
+        description="Seconds that one call may take; default: 300 with openai, 120 with inference-endpoints.",
+    )
     max_images: int | None = Field(
         default=None, ge=1, description="Images that the dataset may cost, over all runs; rows not reached are pending."
     )

@@ -73,7 +73,7 @@ def test_preview_with_a_budget_in_usd_needs_a_price(
     block.save("for-previews", overwrite=True)
     told = preview_rows(settings(tmp_path, model_server, max_cost=0.1, credentials="for-previews"), 4)
     assert (told.made, told.pending) == (2, 2)
-    assert spent(Layout(tmp_path / "out").spent) == pytest.approx((2, 0.08))
+    assert spent(Layout(tmp_path / "out").spent)[:2] == pytest.approx((2, 0.08))
 
 
 def test_preview_and_run_do_not_spend_the_budget_of_a_folder_at_one_time(

@@ -18,7 +18,7 @@ from imagetask.settings import RunSettings
 
 from .. import monitoring
 from ..watching.failures_told import examples
-from ..wording import by_kind, dollars
+from ..wording import by_kind, paid_for
 
 _LINE_SECONDS = 15.0
 
@@ -71,7 +71,7 @@ def _lines(console: Console, ended: threading.Event) -> None:
     while not ended.wait(_LINE_SECONDS):
         progress = monitoring.current()
         if progress is not None:
-            text = f"{progress.finished} of {progress.total} images, {_speed(progress)} {_note(progress)}"
+            text = f"{progress.finished} of {progress.total} done, {_speed(progress)} {_note(progress)}"
             console.print(text.rstrip(), highlight=False)
 
 
@@ -109,9 +109,11 @@ def print_summary(
         larger = "the budget was reached; the same with a larger one goes on"
         why = larger if budget_reached else "they were not to be tried again; imagetask generate goes on with them"
         table.add_row("pending", f"{counts['pending']:,}: {why}")
-    images, usd = spent(settings.layout.spent)
-    if usd:
-        table.add_row("spent", f"{dollars(usd)} for {images:,} images, by all runs into this folder")
+    so_far = spent(settings.layout.spent)
+    if so_far.usd or so_far.unpriced or budget_reached:
+        table.add_row(
+            "so far", f"{paid_for(so_far)}; by all runs into this folder, calls that may be charged with them"
+        )
     table.add_row("time", f"{seconds:.1f} s")
     console.print(table)
     shown_path = escape(repr(str(out)))

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from imagetask.errors import DatasetError
 
 from .running import run_flow
-from .terminal import DONE, say
+from .terminal import DONE, quiet, say
 
 _SHARE = "A larger share of {} rows among 100 in a row that are asked of another model stops the run."
 
@@ -40,6 +40,7 @@ def retry(
     """
     given = {name: value for name, value in locals().items() if value is not None and name != "folder"}
     parameters: dict[str, Any] = {"out": str(folder), **given}
+    quiet()
     from imagetask.layout import is_running
     from imagetask.retrying import failed_rows
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from imagetask.settings import RunSettings
 
-from .terminal import DONE, SOME_FAILED, SOME_PENDING, console, if_interrupted, quiet
+from .terminal import DONE, SOME_FAILED, SOME_PENDING, console, if_interrupted, quiet, say
 
 KEPT = "What came in is kept; the same command goes on from there."
 
@@ -31,6 +34,22 @@ def run_flow(name: str, parameters: dict[str, Any], out: Path, settings: RunSett
     return SOME_FAILED if counts["failed"] else DONE
 
 
+class _OnTerminal(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
+
+
+@contextmanager
+def _store_told() -> Iterator[None]:
+    """What is found damaged in the store, and is made again, is told here too: it may be paid for again."""
+    handler, log = _OnTerminal(logging.WARNING), logging.getLogger("imagetask.store")
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+
+
 def _ended(name: str, parameters: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
     """The name of the state that the flow came to, and its counts. Raises what it raises."""
     quiet()
@@ -42,7 +61,7 @@ def _ended(name: str, parameters: dict[str, Any]) -> tuple[str | None, dict[str,
     from .progress_bar import shown
 
     wait_for_server()
-    with shown(console):
+    with shown(console), _store_told():
         flow: Any = {"generate_images": generate_images, "retry_failed": retry_failed}[name]
         state = flow(**parameters, return_state=True)
         return state.name, state.result()

@@ -145,13 +145,15 @@ def _go_on(settings: RunSettings, ending: Ending) -> str:
         if ending.to_mend
         else ("How to go on", "The run did not come to its end: ", "To go on, run")
     )
-    before = "" if ending.name in (BUDGET_REACHED, WITH_PENDING) else before
+    larger = ending.name == BUDGET_REACHED
+    same = "a larger budget" if larger else "the same parameters"
+    before = "" if larger or ending.name == WITH_PENDING else before
     last = Run.last(settings.out)
-    command = command_of(settings, retry=None if last is None else last.retry_left)
+    command = command_of(settings, retry=None if last is None else last.retry_left, larger=larger)
     return (
         f"## {heading}\n\n{before}{text(ending.message, 1000)}\n\n"
-        f"What came in is kept. {first} the same deployment with the same parameters, or the command "
-        f"below; it asks only for what is missing.\n\n{block(_in_lines(command), 'sh')}"
+        f"What came in is kept. {first} the same deployment with {same}, "
+        f"or the command below; it asks only for what is missing.\n\n{block(_in_lines(command), 'sh')}"
     )
 
 

@@ -64,7 +64,7 @@ class Caller:
     exact_size: bool = False
     any_answer: bool = False
     _any_image: bool = False
-    _dearest: float = 0.0
+    _dearest: float | None = None
     _batches: Batches | None = None
     _unchecked: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2 * IMAGE_THREADS))
     _placeholders: PlaceholderWatch = field(default_factory=PlaceholderWatch)
@@ -106,8 +106,10 @@ class Caller:
             raise
         return reservation
 
-    async def _image(self, ticket: int, reservation: Reservation, ask: Ask, history: History) -> tuple[Image, float]:
-        """The image, for which there is room to be checked; and what it cost in USD, as far as is known."""
+    async def _image(
+        self, ticket: int, reservation: Reservation, ask: Ask, history: History
+    ) -> tuple[Image, float | None]:
+        """The image, for which there is room to be checked; and what it cost in USD, where that is known."""
         started = time.monotonic()
         history.attempts += 1
         self.tally.calls += 1
@@ -131,7 +133,8 @@ class Caller:
         cost = FREE if self._batches is not None else cost_of(self.prices, self.model.model_name, image)
         history.add_cost(cost)
         self.tally.add_call(history.latency or 0.0, cost.usd)
-        self._dearest = max(self._dearest, cost.usd or 0.0)
+        if cost.usd is not None:
+            self._dearest = max(self._dearest or 0.0, cost.usd)
         return cost
 
     def _give_back(self, ticket: int, reservation: Reservation, error: GenerationError, history: History) -> None:
@@ -147,10 +150,12 @@ class Caller:
         else:
             self.budget.settle(reservation, reservation.usd)
 
-    def _price_before(self, request: ImageRequest) -> float:
+    def _price_before(self, request: ImageRequest) -> float | None:
+        """USD that a call costs at most, as far as is known: by the prices, or as the dearest one so far."""
         if self._batches is not None:
             return 0.0
-        return max(price_before(self.prices, self.model.model_name, request) or 0.0, self._dearest)
+        price = price_before(self.prices, self.model.model_name, request)
+        return max((known for known in (price, self._dearest) if known is not None), default=None)
 
     async def _asked(self, request: ImageRequest) -> Image:
         """The model's image; one that was paid for and not fetched is fetched again. Raises `GenerationError`."""
