@@ -9,6 +9,7 @@ All of it is on this machine, with a Prefect server and a model server of its ow
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
+os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 
 from prefect.settings import get_current_settings  # noqa: E402
 from prefect.testing.utilities import prefect_test_harness  # noqa: E402

@@ -27,6 +27,7 @@ from .command_line.terminal import (
     WRONG_USAGE,
     console,
     if_interrupted,
+    quiet,
     say,
     wrong_words,
 )
@@ -75,6 +76,7 @@ def preview(
 
     The images are kept: `generate` with the same --out does not ask for them again.
     """
+    quiet()
     from .preview import preview_rows
 
     settings = RunSettings.checked(**options.parameters(source, out))

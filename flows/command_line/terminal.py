@@ -30,6 +30,7 @@ def quiet() -> None:
     """Prefect's own log lines are for its server, and it sends nothing home. To be called before it is imported."""
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 
 
 def say(text: str) -> None:
