@@ -105,8 +105,10 @@ def test_serve_carries_out_runs_without_a_work_pool(tmp_path: Path) -> None:
             os.killpg(served.pid, signal.SIGINT)
             served.wait(30)
         assert _paused(machine) == [True], "after Ctrl-C"
+        before = _last_polled(machine)
         with machine.started("serve", by_itself):
-            machine.wait_until(lambda: _paused(machine) == [False], "it does not go on")
+            machine.wait_until(lambda: _last_polled(machine) != before, "it looks for no runs")
+            assert _paused(machine) == [False], "it goes on"
         assert _paused(machine) == [True], "after SIGTERM"
         told = machine.ask("deployments/name/generate-images/on-demand")
         assert told["parameter_openapi_schema"]["additionalProperties"] is False
@@ -120,6 +122,12 @@ def _paused(machine: Machine) -> list[bool]:
     """Whether each schedule of the scheduled deployment waits."""
     deployment = machine.ask("deployments/name/generate-images/scheduled")
     return [deployment["paused"] or not schedule["active"] for schedule in deployment["schedules"]]
+
+
+def _last_polled(machine: Machine) -> str | None:
+    """When somebody last asked for runs of the scheduled deployment."""
+    polled: str | None = machine.ask("deployments/name/generate-images/scheduled")["last_polled"]
+    return polled
 
 
 def _paces(machine: Machine) -> set[str]:
