@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from imagetask.chunks import read_manifest
 from imagetask.errors import UsageError
 from imagetask.models import AsyncImageGenerationModel, model_class, split_model
 from imagetask.models.base import ImageRequest
 from imagetask.models.budget import Spent, spent
 from imagetask.models.costs import price_before
+from imagetask.parts import read_manifest
 from imagetask.plan import Plan
 from imagetask.retrying import Retry, marked
 from imagetask.settings import RunSettings

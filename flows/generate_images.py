@@ -14,11 +14,12 @@ from prefect.context import TaskRunContext
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from imagetask.chunks import is_final, read_manifest, run_chunk, sweep_parts
+from imagetask.chunks import run_chunk
 from imagetask.dataset import build_dataset
 from imagetask.errors import ImageTaskError, RunStopped, StorageError
 from imagetask.layout import alone_in
 from imagetask.models.managed import MAX_CONCURRENCY
+from imagetask.parts import is_final, read_manifest, sweep_parts
 from imagetask.placeholders import remake_placeholders, void_listed
 from imagetask.plan import Chunk, Plan, make_plan, plan_again
 from imagetask.retrying import Retry, mark_failed, marked, note_instead

@@ -9,7 +9,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from imagetask.chunks import finished_chunks
 from imagetask.errors import StopReason, UsageError
 from imagetask.models import load_model, model_class, split_model
 from imagetask.models.base import ImageGenerationModel
@@ -19,6 +18,7 @@ from imagetask.models.identity import Identity
 from imagetask.models.managed import ManagedModel
 from imagetask.models.pacing import Pace
 from imagetask.models.tally import Tally
+from imagetask.parts import finished_chunks
 from imagetask.retrying import Retry
 from imagetask.runs import Counts
 from imagetask.settings import RunSettings

@@ -155,6 +155,13 @@ def _check_names(frame: pl.DataFrame, names: Sequence[str]) -> None:
         raise UsageError(f"the frame has no column {', '.join(map(repr, missing))}; it has {', '.join(frame.columns)}")
 
 
+def flat(cells: pl.Series) -> pl.Series:
+    """The items of lists, at any depth, without nulls of lists; another column as it is."""
+    while isinstance(cells.dtype, pl.List):
+        cells = cells.explode(keep_nulls=False, empty_as_null=False)
+    return cells
+
+
 def _lists_to_images(column: pl.Series, store: GenerationStore | None, first_row: int) -> pl.Series:
     """Transforms the items of all lists at once, and puts them into lists of the same lengths again."""
     lengths = column.list.len()

@@ -9,8 +9,10 @@ from typing import Any
 
 import polars as pl
 
+from imagetask.columns import flat
 from imagetask.errors import LostImage
 from imagetask.layout import Layout
+from imagetask.parts import part_path
 from imagetask.store import GenerationStore
 
 logger = logging.getLogger(__name__)
@@ -20,7 +22,7 @@ def take_back_parts(layout: Layout, manifests: Sequence[Mapping[str, Any]], stor
     """Removes the parts with images that are gone or damaged, and what is left of these; gives how many they are."""
     count = 0
     for manifest in manifests:
-        part = layout.parts / f"{manifest['digest']}.parquet"
+        part = part_path(layout, manifest["digest"])
         lost = [path for path in _image_paths(part, manifest["images"]) if _is_lost(path, store)]
         for path in lost:
             logger.warning("the image %s is gone from the store or damaged: it is made again", path)
@@ -35,9 +37,7 @@ def _image_paths(part: Path, images: Sequence[str]) -> list[str]:
     frame = pl.read_parquet(part, columns=list(images))
     paths: set[str] = set()
     for cells in frame:
-        while isinstance(cells.dtype, pl.List):
-            cells = cells.explode(keep_nulls=False, empty_as_null=False)
-        paths.update(cells.drop_nulls().to_list())
+        paths.update(flat(cells).drop_nulls().to_list())
     return sorted(paths)
 
 

@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 import polars as pl
 
-from imagetask.chunks import finished_chunks, manifest_path, part_path, run_chunk
+from imagetask.chunks import run_chunk
 from imagetask.crash_points import reach
 from imagetask.layout import Layout, read_json, write_json
 from imagetask.models.managed import ManagedModel
 from imagetask.models.placeholders import PROMPTS
 from imagetask.models.records import from_record, to_record
+from imagetask.parts import finished_chunks, manifest_path, part_path
 from imagetask.plan import Chunk
 from imagetask.settings import RunSettings
 from imagetask.store import GenerationStore
@@ -34,7 +35,7 @@ def remake_placeholders(settings: RunSettings, model_of: Callable[[str], Managed
     if not suspects:
         return
     chunks = list(dict.fromkeys(one.chunk for one in suspects))
-    reused = [pl.read_parquet(part_path(layout, chunk), columns=["reused"])["reused"] for chunk in chunks]
+    reused = [pl.read_parquet(part_path(layout, chunk.digest), columns=["reused"])["reused"] for chunk in chunks]
     keys = list(dict.fromkeys(one.key for one in suspects))
     write_json(layout.placeholders, {"keys": keys, "chunks": [chunk.digest for chunk in chunks]})
     void_listed(layout, store)
@@ -95,7 +96,7 @@ def _often(frames: list[pl.DataFrame]) -> pl.Series:
 def _pictures(layout: Layout) -> Iterator[tuple[Chunk, pl.DataFrame]]:
     """Of each chunk its generations' pictures: `row_id`, `path` and `key`."""
     for chunk, manifest in finished_chunks(layout):
-        part = pl.scan_parquet(part_path(layout, chunk))
+        part = pl.scan_parquet(part_path(layout, chunk.digest))
         for column in manifest["images"]:
             paths = part.select("row_id", path=column)
             while isinstance(paths.collect_schema()["path"], pl.List):

@@ -8,14 +8,14 @@ from typing import Any
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from imagetask.chunks import finished_chunks, part_path
 from imagetask.errors import ErrorKind, UsageError
 from imagetask.layout import Layout
 from imagetask.models import model_class, split_model
 from imagetask.models.identity import Identity
+from imagetask.parts import finished_chunks, part_path
 from imagetask.plan import Chunk
 from imagetask.settings import RunSettings, what_is_wrong
-from imagetask.snapshot import write_errors
+from imagetask.snapshot import write_frame
 from imagetask.tried_instead import add_instead
 
 _ROWS = {"model": pl.String, "row": pl.UInt32}
@@ -88,19 +88,14 @@ def failed_rows(layout: Layout, kinds: Sequence[str]) -> pl.DataFrame:
     return pl.concat(found) if found else pl.DataFrame(schema=_ROWS)
 
 
-def mark_failed(layout: Layout, kinds: Sequence[str]) -> int:
-    """Writes down which rows `failed_rows` gives, for `marked`; gives how many they are."""
-    rows = failed_rows(layout, kinds)
-    with write_errors(layout.failed):
-        temporary = layout.failed.with_name(".failed.parquet")
-        rows.write_parquet(temporary)
-        temporary.replace(layout.failed)
-    return rows.height
+def mark_failed(layout: Layout, kinds: Sequence[str]) -> None:
+    """Writes down which rows `failed_rows` gives, for `marked`."""
+    write_frame(layout.failed, failed_rows(layout, kinds))
 
 
 def _failed_rows(layout: Layout, chunk: Chunk, kinds: Sequence[str], left: pl.Series) -> pl.DataFrame:
     """left: rows that were to be tried again before."""
-    part = pl.read_parquet(part_path(layout, chunk), columns=["status", "error_kind", "attempts"])
+    part = pl.read_parquet(part_path(layout, chunk.digest), columns=["status", "error_kind", "attempts"])
     each = part.height // (chunk.stop - chunk.start)  # several generations of a row are several rows of the part
     rows = part.with_columns(row=(pl.int_range(pl.len()) // each + chunk.start).cast(pl.UInt32))
     if isinstance(rows.schema["error_kind"], pl.List):

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from imagetask.chunks import finished_chunks
 from imagetask.crash_points import reach
 from imagetask.errors import DatasetError
 from imagetask.layout import FORMAT_VERSION, Layout, read_json, write_json
+from imagetask.parts import finished_chunks
 from imagetask.plan import read_plan
 from imagetask.retrying import Retry
 from imagetask.settings import RunSettings

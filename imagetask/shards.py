@@ -14,11 +14,12 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from imagetask.columns import column_to_images, frame_to_hub_table, hub_schema, image_columns, image_struct
+from imagetask.columns import column_to_images, flat, frame_to_hub_table, hub_schema, image_columns, image_struct
 from imagetask.crash_points import reach
 from imagetask.errors import DatasetError, LostImage, StorageError, TaskError, UsageError
 from imagetask.layout import FORMAT_VERSION, Layout, read_json, write_json
 from imagetask.lost_images import take_back_parts
+from imagetask.parts import part_path
 from imagetask.store import GenerationStore
 
 SHARD_BYTES = 500_000_000
@@ -69,7 +70,7 @@ def _written_shards(
 ) -> list[dict[str, Any]]:
     reach("shards: to be written")
     images = sorted({name for manifest in manifests for name in manifest["images"]})
-    schema = _common_schema([layout.parts / f"{m['digest']}.parquet" for m in manifests])
+    schema = _common_schema([part_path(layout, m["digest"]) for m in manifests])
     record = read_json(layout.shards) or {}
     transformed = [name for name in record.get("transformed", []) if name in schema and name not in images]
     columns = _Columns(schema, images, transformed)
@@ -197,7 +198,7 @@ def _groups(layout: Layout, manifests: Sequence[Mapping[str, Any]]) -> Iterator[
     for manifest in manifests:
         start = 0
         for rows, num_bytes in manifest["row_groups"]:
-            yield _Group(layout.parts / f"{manifest['digest']}.parquet", manifest["content"], start, rows, num_bytes)
+            yield _Group(part_path(layout, manifest["digest"]), manifest["content"], start, rows, num_bytes)
             start += rows
 
 
@@ -286,10 +287,7 @@ def _with_pictures(table: pa.Table, pictures: Mapping[str, pa.ChunkedArray], ord
 
 def _pictures(paths: pl.Series, store: GenerationStore, readers: ThreadPoolExecutor) -> pa.ChunkedArray:
     """The pictures behind store paths, or lists of them."""
-    cells = paths
-    while isinstance(cells.dtype, pl.List):
-        cells = cells.explode(keep_nulls=False, empty_as_null=False)
-    data = readers.map(lambda path: None if path is None else store.read(path), cells.to_list())
+    data = readers.map(lambda path: None if path is None else store.read(path), flat(paths).to_list())
     starts = range(0, len(paths), _PIECE_ROWS)
     return pa.chunked_array([_piece(paths.slice(start, _PIECE_ROWS), data) for start in starts])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 from array import array
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 
 from imagetask.crash_points import reach
 from imagetask.errors import SourceError, StorageError
-from imagetask.layout import Layout
+from imagetask.layout import Layout, write_whole
 
 BATCH_ROWS = 20_000
 
@@ -49,6 +50,13 @@ def write_errors(path: Path) -> Iterator[None]:
     except (OSError, pl.exceptions.PolarsError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise StorageError(f"could not write {path}: {reason}") from error
+
+
+def write_frame(path: Path, frame: pl.DataFrame) -> None:
+    """Writes a small frame as Parquet, whole or not at all. Raises `StorageError`."""
+    file = io.BytesIO()
+    frame.write_parquet(file)
+    write_whole(path, file.getvalue())
 
 
 def write_snapshot(frame: pl.LazyFrame, inputs: Sequence[str], layout: Layout, name: str) -> int:

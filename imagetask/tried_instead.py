@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,8 +9,9 @@ from dataclasses import asdict
 import polars as pl
 
 from imagetask.errors import StorageError
-from imagetask.layout import Layout, write_whole
+from imagetask.layout import Layout
 from imagetask.models.identity import Identity
+from imagetask.snapshot import write_frame
 
 _ROWS = {"model": pl.String, "row_id": pl.String, "identity": pl.String}
 """A row and one of the run's models, and with what it was tried in its place (JSON), in the order of trying."""
@@ -34,9 +34,7 @@ def add_instead(layout: Layout, model: str, row_ids: pl.Series, identity: Identi
     text = json.dumps(asdict(identity), sort_keys=True)
     new = pl.DataFrame({"row_id": row_ids}).select(pl.lit(model).alias("model"), "row_id", identity=pl.lit(text))
     rows = pl.concat([_known(layout), new]).unique(keep="first", maintain_order=True)
-    file = io.BytesIO()
-    rows.write_parquet(file)
-    write_whole(layout.instead, file.getvalue())
+    write_frame(layout.instead, rows)
 
 
 def _known(layout: Layout) -> pl.DataFrame:

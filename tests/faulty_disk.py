@@ -21,13 +21,14 @@ from pathlib import Path
 import polars as pl
 
 from imagetask import GenerationStore, ImageDataset, ManagedModel
-from imagetask.chunks import is_final, read_manifest, run_chunk
+from imagetask.chunks import run_chunk
 from imagetask.dataset import build_dataset
 from imagetask.errors import GenerationError, ImageTaskError
 from imagetask.images import Image
 from imagetask.layout import alone_in
 from imagetask.models.base import ImageGenerationModel, ImageRequest
 from imagetask.models.placeholder import PlaceholderImageGeneration
+from imagetask.parts import is_final, read_manifest
 from imagetask.plan import make_plan
 from imagetask.settings import RunSettings
 

@@ -8,8 +8,9 @@ from typing import Any
 import polars as pl
 
 from imagetask import GenerationStore, ImageDataset, ManagedModel, PlaceholderImageGeneration
-from imagetask.chunks import is_final, read_manifest, run_chunk
+from imagetask.chunks import run_chunk
 from imagetask.dataset import build_dataset
+from imagetask.parts import is_final, read_manifest
 from imagetask.plan import make_plan
 from imagetask.settings import RunSettings
 

@@ -24,6 +24,7 @@ ROOMS: list[set[str]] = [
     {"blocks", "runs", "dataset", "placeholders"},
     {"retrying"},
     {"chunks", "shards", "card"},
+    {"parts"},
     {"plan"},
     {"settings", "sources", "columns"},
     {"tasks"},

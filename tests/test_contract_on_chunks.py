@@ -10,8 +10,9 @@ import polars as pl
 import pytest
 
 from imagetask import GenerationStore, Image, ImageGeneration, ManagedModel, PlaceholderImageGeneration, TaskError
-from imagetask.chunks import part_path, run_chunk
+from imagetask.chunks import run_chunk
 from imagetask.errors import StorageError
+from imagetask.parts import part_path
 from imagetask.plan import make_plan
 from imagetask.settings import RunSettings
 
@@ -43,7 +44,7 @@ class FirstChunk:
         return run_chunk(self.settings, self.chunk, self.model)
 
     def part(self) -> pl.DataFrame:
-        return pl.read_parquet(part_path(self.settings.layout, self.chunk))
+        return pl.read_parquet(part_path(self.settings.layout, self.chunk.digest))
 
 
 def test_a_chunk_that_is_tried_again_is_counted_once(tmp_path: Path) -> None:
@@ -52,7 +53,7 @@ def test_a_chunk_that_is_tried_again_is_counted_once(tmp_path: Path) -> None:
     settings = RunSettings(source=str(source), out=tmp_path / "out")
     settings.layout.make()
     run = FirstChunk(settings)
-    part = part_path(settings.layout, run.chunk)
+    part = part_path(settings.layout, run.chunk.digest)
     part.mkdir()
     (part / "in the way").touch()
     with pytest.raises(StorageError):

@@ -10,8 +10,7 @@ from PIL import Image as PILImage
 
 from imagetask.images import Image, encode_picture
 from imagetask.models import ImageRequest
-from imagetask.models.attempts import History
-from imagetask.models.costs import Cost, cost_of, price_before
+from imagetask.models.costs import Cost, cost_of, price_before, total
 
 PRICES = {
     "m": 0.04,
@@ -84,10 +83,6 @@ def test_price_before_a_call_is_the_most_that_its_image_may_cost(
 
 
 def test_cost_of_several_images_is_their_sum_and_unknown_with_one_that_is() -> None:
-    history = History(seed=0)
-    for _ in range(2):
-        history.add_cost(Cost(0.25, "price table"))
-    assert history.cost == Cost(0.5, "price table")
-    history.add_cost(Cost(None, "unknown"))
-    history.add_cost(Cost(0.25, "price table"))
-    assert history.cost == Cost(None, "unknown")
+    one, unknown = Cost(0.25, "price table"), Cost(None, "unknown")
+    assert total(total(None, one), one) == Cost(0.5, "price table")
+    assert total(total(one, unknown), one) == unknown

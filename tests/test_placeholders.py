@@ -12,10 +12,11 @@ from imagetask_flows.generate_images import generate_images
 from imagetask_flows.retry_failed import retry_failed
 
 from imagetask import GenerationStore, ImageDataset, ManagedModel
-from imagetask.chunks import is_final, part_path, read_manifest, run_chunk
+from imagetask.chunks import run_chunk
 from imagetask.layout import Layout
 from imagetask.models import load_model
 from imagetask.models.pacing import Pace
+from imagetask.parts import is_final, part_path, read_manifest
 from imagetask.placeholders import remake_placeholders
 from imagetask.plan import make_plan
 from imagetask.settings import RunSettings
@@ -43,7 +44,7 @@ def parts_of(folder: Path, prompts: Sequence[str], server: ModelServer, **option
         before = managed.tally.calls
         remake_placeholders(settings, lambda _: managed)
         assert managed.tally.calls == before, "looking for placeholders asks for nothing"
-    return pl.concat(pl.read_parquet(part_path(settings.layout, chunk)) for chunk in plan.chunks)
+    return pl.concat(pl.read_parquet(part_path(settings.layout, chunk.digest)) for chunk in plan.chunks)
 
 
 def failed(parts: pl.DataFrame) -> list[str]:

@@ -19,9 +19,10 @@ import pytest
 from imagetask_flows.preview import preview_rows
 
 from imagetask import GenerationStore, ManagedModel, OpenAIImageGeneration, PlaceholderImageGeneration
-from imagetask.chunks import part_path, read_manifest, run_chunk
+from imagetask.chunks import run_chunk
 from imagetask.errors import DatasetError, SourceError, StorageError, TaskError
 from imagetask.models.base import ImageGenerationModel
+from imagetask.parts import part_path, read_manifest
 from imagetask.plan import Plan, first_rows, make_plan
 from imagetask.settings import RunSettings
 from imagetask.snapshot import read_rows
@@ -71,7 +72,7 @@ def test_a_chunk_refuses_rows_of_another_plan(tmp_path: Path) -> None:
 
     with pytest.raises(DatasetError, match=r"the plan in .*out changed while this run went on: another run"):
         run_chunk(settings, chunk, managed(settings))
-    assert not part_path(settings.layout, chunk).exists()
+    assert not part_path(settings.layout, chunk.digest).exists()
     assert not list((tmp_path / "out").rglob("*.png")), "and nothing was generated for them"
 
 
@@ -182,7 +183,7 @@ def test_source_columns_may_have_the_names_of_the_plans_own_marks(tmp_path: Path
     settings = settings_for(tmp_path, rows, num_generations=2)
     [chunk] = planned(settings).chunks
     run_chunk(settings, chunk, managed(settings))
-    part = pl.read_parquet(part_path(settings.layout, chunk))
+    part = pl.read_parquet(part_path(settings.layout, chunk.digest))
     assert part.columns[:4] == ["prompt", "ordinal", "hash", "row_id"]
     assert part["ordinal"].to_list() == ["first", "first", "second", "second"]
     assert part["image"].n_unique() == 4
@@ -216,7 +217,7 @@ def test_a_run_killed_between_a_part_and_its_manifest_leaves_no_part(tmp_path: P
     in_the_way.mkdir()  # the new part gets written, its manifest does not
     with pytest.raises(StorageError, match="could not write"):
         run_chunk(settings, chunk, managed(settings))
-    assert pl.read_parquet(part_path(settings.layout, chunk))["reused"].to_list() == [True, True]
+    assert pl.read_parquet(part_path(settings.layout, chunk.digest))["reused"].to_list() == [True, True]
     assert read_manifest(settings.layout, chunk) is None
 
     in_the_way.rmdir()
@@ -228,7 +229,7 @@ def test_a_part_of_another_size_than_its_manifest_says_is_not_whole(tmp_path: Pa
     settings = settings_for(tmp_path, prompts("a cat"))
     [chunk] = planned(settings).chunks
     run_chunk(settings, chunk, managed(settings))
-    part = part_path(settings.layout, chunk)
+    part = part_path(settings.layout, chunk.digest)
     part.write_bytes(part.read_bytes()[:-1])
     assert read_manifest(settings.layout, chunk) is None
 

@@ -24,10 +24,10 @@ from prefect.exceptions import TerminationSignal
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from imagetask import Image, ImageGeneration
-from imagetask.chunks import finished_chunks, part_path
 from imagetask.dataset import build_dataset
 from imagetask.errors import RunStopped
 from imagetask.models.treatments import TREATMENTS
+from imagetask.parts import finished_chunks, part_path
 from imagetask.store import GenerationStore
 from tests.model_server import ModelServer
 from tests.watched_runs import WatchedRun, artifacts_of, in_flow_run, watched_run
@@ -292,7 +292,7 @@ def test_whatever_goes_wrong_with_the_report_raises_nothing_and_the_rest_of_it_i
     model_server.fail("goat", "refused")
     with watched_run(tmp_path / "zoo", ["a fox", "a goat"], str(uuid4()), **openai) as small:
         small.answer()
-        part = part_path(small.settings.layout, small.plan.chunks[0])
+        part = part_path(small.settings.layout, small.plan.chunks[0].digest)
         part.write_bytes(b"?" * part.stat().st_size)
         ending = finished(small.counts, small.settings)
         with temporary_settings({PREFECT_API_URL: NO_SERVER}):

@@ -12,12 +12,12 @@ from typing import Any
 import polars as pl
 from PIL import Image as PILImage
 
-from imagetask.chunks import finished_chunks, part_path
 from imagetask.drawing.contact_sheet import contact_sheet, thumbnail
 from imagetask.errors import ImageTaskError
 from imagetask.images import Image
 from imagetask.models.base import Generation
 from imagetask.models.event_loop import event_loop
+from imagetask.parts import finished_chunks, part_path
 from imagetask.plan import Chunk
 from imagetask.settings import RunSettings
 from imagetask.store import GenerationStore
@@ -108,7 +108,7 @@ def _sampled(settings: RunSettings) -> Iterator[tuple[str, str]]:
 
 def _of_part(settings: RunSettings, chunk: Chunk, column: str, rows: list[int]) -> Iterator[tuple[str, str]]:
     """These rows of a part; in place of one without an image the next that has one, up to the next of them."""
-    frame = pl.scan_parquet(part_path(settings.layout, chunk))
+    frame = pl.scan_parquet(part_path(settings.layout, chunk.digest))
     part = frame.select(pl.col(column), caption(settings, frame.collect_schema())).collect()
     for first, end in pairwise([*rows, part.height]):
         for paths, prompt in part.slice(first, end - first).iter_rows():

@@ -8,11 +8,11 @@ from typing import cast
 
 import polars as pl
 
-from imagetask.chunks import finished_chunks, part_path
 from imagetask.errors import ErrorKind
 from imagetask.models.base import Generation
 from imagetask.models.tally import EXAMPLES
 from imagetask.models.treatments import TREATMENTS
+from imagetask.parts import finished_chunks, part_path
 from imagetask.plan import Chunk
 from imagetask.settings import RunSettings
 
@@ -82,7 +82,7 @@ def examples(
 
 def _of_part(settings: RunSettings, chunk: Chunk, kinds: Sequence[str]) -> Iterator[tuple[str, Example]]:
     """Failed rows of one part, in their order; a group of generations is taken apart."""
-    frame = pl.scan_parquet(part_path(settings.layout, chunk))
+    frame = pl.scan_parquet(part_path(settings.layout, chunk.digest))
     schema = frame.collect_schema()
     frame = frame.select("row_id", caption(settings, schema), "error_kind", "error_message")
     if isinstance(schema["error_kind"], pl.List):

@@ -10,7 +10,7 @@ from typing import Any
 from imagetask.errors import GenerationError
 from imagetask.images import Image
 from imagetask.models.base import Generation, ImageRequest
-from imagetask.models.costs import Cost
+from imagetask.models.costs import Cost, total
 from imagetask.models.records import plain_info
 from imagetask.models.treatments import TREATMENTS
 
@@ -56,21 +56,11 @@ class History:
         """Whether it has failed, and may be left as failed now: the next run asks again."""
         return self.last is not None and TREATMENTS[self.last.kind].asked_again
 
-    def add_cost(self, cost: Cost) -> None:
-        """Takes what an image cost, also one that was no good."""
-        if self.cost is None:
-            self.cost = cost
-        elif self.cost.usd is None or cost.usd is None:
-            self.cost = Cost(None, "unknown")
-        else:
-            self.cost = Cost(self.cost.usd + cost.usd, cost.source)
-
     def follow(self, failed: Generation) -> None:
         """Takes the attempts of an earlier run that failed."""
         self.attempts += failed.attempts
         self.maybe_billed |= failed.maybe_billed
-        if failed.cost_source is not None:
-            self.add_cost(Cost(failed.cost, failed.cost_source))
+        self.cost = total(self.cost, _cost(failed))
 
     def generation(
         self, model_name: str, ask: Ask, *, image: Image | None = None, error: GenerationError | None = None
@@ -97,13 +87,15 @@ class History:
 
 def following(generation: Generation, earlier: Generation) -> Generation:
     """The generation, with the attempts and the cost of an earlier one that it was made in place of."""
-    cost = None if generation.cost_source is None else Cost(generation.cost, generation.cost_source)
-    history = History(seed=0, attempts=generation.attempts, maybe_billed=generation.maybe_billed, cost=cost)
-    history.follow(earlier)
+    cost = total(_cost(generation), _cost(earlier))
     return replace(
         generation,
-        attempts=history.attempts,
-        maybe_billed=history.maybe_billed,
-        cost=None if history.cost is None else history.cost.usd,
-        cost_source=None if history.cost is None else history.cost.source,
+        attempts=generation.attempts + earlier.attempts,
+        maybe_billed=generation.maybe_billed or earlier.maybe_billed,
+        cost=None if cost is None else cost.usd,
+        cost_source=None if cost is None else cost.source,
     )
+
+
+def _cost(generation: Generation) -> Cost | None:
+    return None if generation.cost_source is None else Cost(generation.cost, generation.cost_source)

@@ -67,11 +67,6 @@ class Budget:
         """Images spent so far, by all runs, with what is reserved."""
         return self._images
 
-    @property
-    def cost(self) -> float:
-        """USD spent so far, by all runs, with what is reserved."""
-        return self._spent / _NANO
-
     async def reserve(self, price: float | None) -> Reservation:
         """Takes the price of one image (USD) out of the budget, before its call; None where it is not known.
 

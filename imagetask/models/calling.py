@@ -24,7 +24,7 @@ from imagetask.models.base import (
 )
 from imagetask.models.batching import Batches
 from imagetask.models.budget import Budget, Reservation
-from imagetask.models.costs import FREE, Cost, cost_of, price_before
+from imagetask.models.costs import FREE, Cost, cost_of, price_before, total
 from imagetask.models.event_loop import IMAGE_THREADS, EventLoopThread
 from imagetask.models.pacing import Pace
 from imagetask.models.placeholders import PlaceholderWatch
@@ -131,7 +131,7 @@ class Caller:
 
     def _noted_cost(self, image: Image, history: History) -> Cost:
         cost = FREE if self._batches is not None else cost_of(self.prices, self.model.model_name, image)
-        history.add_cost(cost)
+        history.cost = total(history.cost, cost)
         self.tally.add_call(history.latency or 0.0, cost.usd)
         if cost.usd is not None:
             self._dearest = max(self._dearest or 0.0, cost.usd)

@@ -19,6 +19,15 @@ class Cost:
     source: CostSource
 
 
+def total(one: Cost | None, other: Cost | None) -> Cost | None:
+    """What two together cost. None: nothing was paid for; with an amount that is not known, the sum is not known."""
+    if one is None or other is None:
+        return one or other
+    if one.usd is None or other.usd is None:
+        return Cost(None, "unknown")
+    return Cost(one.usd + other.usd, other.source)
+
+
 FREE = Cost(0.0, "local")
 """Of an image that a model of this machine made."""
 
