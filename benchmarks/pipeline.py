@@ -19,6 +19,7 @@ from imagetask_flows.embedded_server import start_server
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("backend", choices=["openai", "inference-endpoints"])
     parser.add_argument("url")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--images", type=int, required=True)
@@ -32,22 +33,23 @@ def main() -> None:
     from imagetask_flows.generate_images import generate_images
 
     wait_for_server()
-    started = time.perf_counter()
+    started, before = time.perf_counter(), time.process_time()
     counts = generate_images(
         str(source),
         str(options.folder / "dataset"),
-        model="openai:bench",
+        model="openai:bench" if options.backend == "openai" else "inference-endpoints",
         base_url=options.url,
         max_concurrency=options.at_once,
         chunk_rows=options.chunk_rows,
     )
-    total = time.perf_counter() - started
+    total, cpu = time.perf_counter() - started, (time.process_time() - before) / options.images
     assert counts["done"] == options.images, counts
     progress = monitoring.current()
     assert progress is not None
     assert progress.chunk_seconds is not None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds": progress.chunk_seconds, "total_seconds": total, "peak_mib": peak}))
+    figures = {"seconds": progress.chunk_seconds, "total_seconds": total, "cpu_per_image": cpu, "peak_mib": peak}
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":
