@@ -12,22 +12,23 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import obstore
 from obstore.exceptions import BaseError, NotFoundError
-from obstore.store import LocalStore, from_url
+from obstore.store import LocalStore
 
 from imagetask.crash_points import reach
 from imagetask.errors import LostImage, StorageError, UsageError
 from imagetask.images import Image
+from imagetask.object_stores import is_without_bucket, open_object_store, refusal
 from imagetask.stored_records import RECORD_VERSION, parse_record
 
 logger = logging.getLogger(__name__)
@@ -38,14 +39,14 @@ _LIVE_WRITE = 0.5
 """Seconds in which a file that is being written changes or gets its name: clocks jump, its age alone tells nothing."""
 _HASH_IN_NAME = re.compile(r"([0-9a-f]{8}|[0-9a-f]{32})\.\w+$")
 _PROBE = "probe-"
-T = TypeVar("T")
 
 
 class GenerationStore:
     """Records and images by key, in a folder or an object store (`s3://…`, `gs://…`, `az://…`), through obstore.
 
     Several processes and machines may use one store. Credentials of an object store come from its usual environment
-    variables, never from the URL.
+    variables, never from the URL. A store that is pickled is the same place in the process that reads it; images that
+    were pickled with it are read there.
     """
 
     def __init__(self, url: str | Path) -> None:
@@ -53,16 +54,25 @@ class GenerationStore:
         self._folder: Path | None = None
         if "://" not in self.url or self.url.startswith("file://"):
             self._folder = Path(self.url.removeprefix("file://")).absolute()
-            with _refusals(f"open the store {self._folder}"):
+            with self._refusals("open"):
                 self._folder.mkdir(parents=True, exist_ok=True)
                 self._store: Any = LocalStore(self._folder, mkdir=True)
         else:
-            self._store = _object_store(self.url)
+            check_store_url(self.url)
+            self._store = open_object_store(self.url)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return opened_store, (self.url if self._folder is None else str(self._folder),)
+
+    @property
+    def remote(self) -> bool:
+        """Whether its answers are a network away: many should be waited for at once."""
+        return self._folder is None
 
     def get(self, key: str) -> dict[str, Any] | None:
         """The record of a key, or None. A record that is damaged, or whose image is gone, is told and is None."""
         try:
-            with _refusals("read from the store"):
+            with self._refusals("read from"):
                 text = bytes(obstore.get(self._store, _record_path(key)).bytes())
         except FileNotFoundError:
             self._check_folder("read from")
@@ -78,12 +88,16 @@ class GenerationStore:
         return record
 
     def check(self) -> None:
-        """Writes something and removes it. Raises `StorageError`, before an image is paid for that cannot be kept."""
-        probe = f"{_PROBE}{uuid4().hex}"
-        with _refusals("write to the store"):
-            obstore.put(self._store, probe, b"imagetask")
-        with suppress(FileNotFoundError), _refusals("write to the store"):
-            obstore.delete(self._store, probe)
+        """Writes something and removes it. Raises `StorageError`, before an image is paid for that cannot be kept.
+
+        It does not wait long for a store that does not answer: whoever began the run is still there to be told.
+        """
+        probe = f"{_PROBE}{'write' if self.remote else uuid4().hex}"  # one name is enough where nothing is swept
+        store = open_object_store(self.url, hasty=True) if self.remote else self._store
+        with self._refusals("write to"):
+            obstore.put(store, probe, b"imagetask")
+        with suppress(FileNotFoundError), self._refusals("remove from"):
+            obstore.delete(store, probe)
 
     def put(self, key: str, record: Mapping[str, Any], image: Image | None) -> Image | None:
         """Makes a generation durable: the image first, its record second. Gives the image as a handle.
@@ -99,7 +113,7 @@ class GenerationStore:
             whole["image"] = self._write_image(path, image)
             reach("store: image written")
             handle = self.image(whole["image"])
-        with _refusals("write to the store"):
+        with self._refusals("write to"):
             obstore.put(self._store, _record_path(key), _record_json(whole))
         reach("store: record written")
         return handle
@@ -128,7 +142,7 @@ class GenerationStore:
         Raises `LostImage` where they are not there, or are others than were kept.
         """
         try:
-            with _refusals("read from the store"):
+            with self._refusals("read from"):
                 if self._folder is not None:
                     data = (self._folder / path).read_bytes()
                 else:
@@ -142,7 +156,7 @@ class GenerationStore:
 
     def discard(self, path: str) -> None:
         """Removes an image that is damaged, so that its generation is made again."""
-        with suppress(FileNotFoundError), _refusals("write to the store"):
+        with suppress(FileNotFoundError), self._refusals("remove from"):
             obstore.delete(self._store, path)
 
     def sweep(self) -> int:
@@ -160,6 +174,30 @@ class GenerationStore:
             time.sleep(_LIVE_WRITE)
         return sum(_removed(path) for path in debris if _seen(path) == found[path])
 
+    @contextmanager
+    def _refusals(self, doing: str) -> Iterator[None]:
+        """Turns every refusal into `StorageError`, but "there is no such object" into `FileNotFoundError`.
+
+        What an object store said is not kept behind the error: see `imagetask.object_stores`.
+        """
+        try:
+            yield
+        except (FileNotFoundError, NotFoundError) as error:
+            if doing == "write to" or is_without_bucket(error):
+                raise self._refused(doing, error) from self._cause(error)
+            raise FileNotFoundError("there is no such object in the store") from self._cause(error)
+        except (BaseError, OSError) as error:
+            raise self._refused(doing, error) from self._cause(error)
+
+    def _refused(self, doing: str, error: BaseException) -> StorageError:
+        if self._folder is None:
+            return StorageError(f"could not {doing} the store {self.url}: {refusal(error)}")
+        place = f" {self._folder}" if doing == "open" else ""
+        return StorageError(f"could not {doing} the store{place}: {_first_line(error)}")
+
+    def _cause(self, error: BaseException) -> BaseException | None:
+        return None if self._folder is None else error
+
     def _check_folder(self, doing: str) -> None:
         """A folder that was deleted would be made again by the next write, and what it held paid for again."""
         if self._folder is not None and not self._folder.is_dir():
@@ -167,7 +205,7 @@ class GenerationStore:
 
     def _write_image(self, path: str, image: Image) -> dict[str, Any]:
         data = image.data
-        with _refusals("write to the store"):
+        with self._refusals("write to"):
             obstore.put(self._store, path, data)
         return {
             "path": path,
@@ -180,7 +218,7 @@ class GenerationStore:
 
     def _size(self, path: str) -> int | None:
         try:
-            with _refusals("read from the store"):
+            with self._refusals("read from"):
                 return int(obstore.head(self._store, path)["size"])
         except FileNotFoundError:
             return None
@@ -228,24 +266,10 @@ def check_store_url(url: str) -> None:
         raise UsageError("the store's URL holds credentials or a query: give them in the environment, not in the URL")
 
 
-def _object_store(url: str) -> Any:
-    check_store_url(url)
-    open_store: Callable[[str], Any] = from_url
-    try:
-        return open_store(url)
-    except (BaseError, ValueError) as error:
-        raise UsageError(f"the store {url!r} cannot be opened: {_first_line(error)}") from error
-
-
-@contextmanager
-def _refusals(doing: str) -> Iterator[None]:
-    """Turns every refusal but "not there" into `StorageError`."""
-    try:
-        yield
-    except (FileNotFoundError, NotFoundError) as error:
-        raise FileNotFoundError(str(error)) from error
-    except (BaseError, OSError) as error:
-        raise StorageError(f"could not {doing}: {_first_line(error)}") from error
+@cache
+def opened_store(url: str) -> GenerationStore:
+    """The one of this process, for images that another process has sent here."""
+    return GenerationStore(url)
 
 
 def _first_line(error: BaseException) -> str:

@@ -25,7 +25,7 @@ from imagetask.models.base import (
 from imagetask.models.batching import Batches
 from imagetask.models.budget import Budget, Reservation
 from imagetask.models.costs import FREE, Cost, cost_of, price_before, total
-from imagetask.models.event_loop import IMAGE_THREADS, EventLoopThread
+from imagetask.models.event_loop import IMAGE_THREADS, STORE_THREADS, EventLoopThread
 from imagetask.models.pacing import Pace
 from imagetask.models.placeholders import PlaceholderWatch
 from imagetask.models.records import to_record
@@ -66,10 +66,11 @@ class Caller:
     _any_image: bool = False
     _dearest: float | None = None
     _batches: Batches | None = None
-    _unchecked: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2 * IMAGE_THREADS))
+    _unchecked: asyncio.Semaphore = field(init=False)
     _placeholders: PlaceholderWatch = field(default_factory=PlaceholderWatch)
 
     def __post_init__(self) -> None:
+        self._unchecked = asyncio.Semaphore(2 * IMAGE_THREADS + (STORE_THREADS if self._remote else 0))
         self._batches = None if isinstance(self.model, AsyncImageGenerationModel) else Batches(self.model)
 
     async def attempt(self, ask: Ask, history: History) -> Generation:
@@ -184,8 +185,12 @@ class Caller:
                 error, again = next_error, next_error.again
         raise error
 
-    def _keep(self, image: Image, ask: Ask, history: History) -> Generation:
-        """Checks the image and makes it durable, off the loop. Raises `GenerationError` for what is no good image."""
+    @property
+    def _remote(self) -> bool:
+        return self.store is not None and self.store.remote
+
+    def _checked(self, image: Image, ask: Ask, history: History) -> Generation:
+        """What the image comes to. Raises `GenerationError` for what is no good image."""
         try:
             blank = check_image(image).blank
         except ImageError as error:
@@ -195,17 +200,26 @@ class Caller:
         asked = asked_size(ask.request.parameters())
         if self.exact_size and asked not in (None, f"{image.width}x{image.height}"):
             raise GenerationError("corrupt_image", f"the image has {image.width}x{image.height} px, asked for {asked}")
-        generation = history.generation(self.model.model_name, ask, image=image)
+        return history.generation(self.model.model_name, ask, image=image)
+
+    def _kept(self, generation: Generation) -> Generation:
+        """Makes the image durable; gives it as a handle."""
         if self.store is None:
             return generation
-        return replace(generation, image=self.store.put(ask.key, to_record(generation), image))
+        return replace(generation, image=self.store.put(generation.key, to_record(generation), generation.image))
+
+    def _checked_then_kept(self, image: Image, ask: Ask, history: History) -> Generation:
+        return self._kept(self._checked(image, ask, history))
 
     async def _checked_and_kept(self, image: Image, ask: Ask, history: History) -> Generation:
         """Slows down where the same bytes come for one prompt after another: a backend under load may send a picture
         in place of those that were asked for. Which rows have it is found at the end of the run."""
-        generation = await asyncio.get_running_loop().run_in_executor(
-            self.thread.image_threads, self._keep, image, ask, history
-        )
+        off_loop, threads = asyncio.get_running_loop().run_in_executor, self.thread.image_threads
+        if self._remote:
+            generation = await off_loop(threads, self._checked, image, ask, history)
+            generation = await off_loop(self.thread.store_writers(True), self._kept, generation)
+        else:
+            generation = await off_loop(threads, self._checked_then_kept, image, ask, history)
         if self.store is not None and self._placeholders.note(image.sha256, ask.request.prompt):
             logger.warning("the same picture came for several prompts, last for: %s", one_line(ask.request.prompt))
             self.pace.slow_down()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import reduce
@@ -53,6 +54,8 @@ class Calls:
         self.stopped: RunStopped | None = None
         self._pace = pace
         self._thread = thread
+        remote = store is not None and store.remote
+        self._readers, self._writers = thread.store_readers(remote), thread.store_writers(remote)
         self._breakers = breakers
         self._recovery = Recovery(pace, self.tally, breakers, self.stop)
         self._caller = Caller(model, store, pace, budget, prices, self.tally, thread, self._recovery.sleep, exact_size)
@@ -155,7 +158,7 @@ class Calls:
 
     async def _read(self, key: str) -> Generation | None:
         assert self.store is not None
-        record = await self._off_loop(self.store.get, key)
+        record = await self._off_loop(self._readers, self.store.get, key)
         return None if record is None else from_record(record, self.store)
 
     async def _made(self, ask: Ask, history: History, number: int | None) -> Generation:
@@ -197,7 +200,7 @@ class Calls:
         """Makes durable what a row has come to that is given up between two attempts, since the run stops."""
         if self.store is not None and history.may_be_left and not self._storage_failed:
             failed = history.generation(self.model.model_name, ask, error=history.last)
-            await self._off_loop(self.store.put, failed.key, to_record(failed), None)
+            await self._off_loop(self._writers, self.store.put, failed.key, to_record(failed), None)
 
     @property
     def _storage_failed(self) -> bool:
@@ -220,7 +223,7 @@ class Calls:
     async def _keep_failures(self, started: bool) -> None:
         assert self.store is not None
         for failed in self._failures.take_durable(started, None if self.stopped is None else self.stopped.kind):
-            await self._off_loop(self.store.put, failed.key, to_record(failed), None)
+            await self._off_loop(self._writers, self.store.put, failed.key, to_record(failed), None)
 
-    async def _off_loop(self, work: Callable[..., T], *arguments: Any) -> T:
-        return await self._thread.loop.run_in_executor(self._thread.image_threads, work, *arguments)
+    async def _off_loop(self, threads: Executor, work: Callable[..., T], *arguments: Any) -> T:
+        return await self._thread.loop.run_in_executor(threads, work, *arguments)
