@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -107,22 +108,27 @@ def build_dataset(
 def _described(layout: Layout, settings: Mapping[str, Any]) -> ImageDataset:
     """Writes the card of the shards that there are."""
     dataset, files = ImageDataset(layout.root), shard_files(layout)
-    ends = dataset.scan().select("error_kind", "image_size").collect()
-    ends = ends.explode("error_kind", "image_size") if isinstance(ends.schema["error_kind"], pl.List) else ends
-    good = ends.filter(pl.col("error_kind").is_null())
-    counts = {
-        "rows": len(dataset),
-        "images": good["image_size"].count(),
-        "pending": good["image_size"].null_count(),
-        "failed": dict(ends["error_kind"].drop_nulls().value_counts().rows()),
-        "bytes": sum(file.stat().st_size for file in files),
-    }
+    counts, schema = _counts(files), pq.read_schema(files[0])
     reach("card: to be written")
-    write_whole(
-        layout.card, card_text(layout.root.name, pq.read_schema(files[0]), counts, settings).encode("utf-8", "replace")
-    )
+    write_whole(layout.card, card_text(layout.root.name, schema, counts, settings).encode("utf-8", "replace"))
     reach("card: in place")
     return dataset
+
+
+def _counts(files: Sequence[Path]) -> dict[str, Any]:
+    """What the card tells of the shards; in memory are two columns of one of them at a time."""
+    rows = images = pending = 0
+    failed = Counter[str]()
+    for file in files:
+        ends = pl.read_parquet(file, columns=["error_kind", "image_size"])
+        rows += ends.height
+        ends = ends.explode("error_kind", "image_size") if isinstance(ends.schema["error_kind"], pl.List) else ends
+        good = ends.filter(pl.col("error_kind").is_null())
+        images += good["image_size"].count()
+        pending += good["image_size"].null_count()
+        failed.update(dict(ends["error_kind"].drop_nulls().value_counts().rows()))
+    num_bytes = sum(file.stat().st_size for file in files)
+    return {"rows": rows, "images": images, "pending": pending, "failed": dict(failed), "bytes": num_bytes}
 
 
 def _card_settings(layout: Layout) -> Path:

@@ -19,9 +19,13 @@ from imagetask.models.treatments import TREATMENTS
 from imagetask.plan import Chunk, read_plan
 from imagetask.snapshot import write_errors
 
-ROW_GROUP_ROWS = 100
+ROW_GROUP_ROWS = 2_000
 ROW_GROUP_BYTES = 16_000_000
-"""Limits of a row group with images. The Hub's viewer refuses groups above 300 MB; a run holds one group in memory."""
+"""Limits of a row group with images. The Hub's viewer refuses groups above 300 MB; a run holds one group in memory.
+
+What a file tells of its groups is held in memory while it is written and read, about 20 KB a group: of small pictures
+there are many rows in one.
+"""
 
 
 def part_path(layout: Layout, digest: str) -> Path:
@@ -110,7 +114,7 @@ def write_part(
 
 
 def _row_groups(sizes: Sequence[int]) -> Iterator[list[int]]:
-    """Cuts rows into groups of at most 100 rows and 16 MB: [rows, bytes] of each."""
+    """Cuts rows into groups of at most `ROW_GROUP_ROWS` and `ROW_GROUP_BYTES`: [rows, bytes] of each."""
     rows = total = 0
     for size in sizes:
         if rows and (rows == ROW_GROUP_ROWS or total + size > ROW_GROUP_BYTES):

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from imagetask.columns import column_to_images, flat, frame_to_hub_table, hub_schema, image_columns, image_struct
+from imagetask.columns import column_to_images, frame_to_hub_table, hub_schema, image_columns, image_struct
 from imagetask.crash_points import reach
+from imagetask.cutting import RowGroup, cut_shards
 from imagetask.errors import DatasetError, LostImage, StorageError, TaskError, UsageError
 from imagetask.layout import FORMAT_VERSION, Layout, read_json, write_json
 from imagetask.lost_images import take_back_parts
@@ -23,20 +23,9 @@ from imagetask.parts import part_path
 from imagetask.store import GenerationStore
 
 SHARD_BYTES = 500_000_000
-_READERS = 4
-_PIECE_ROWS = 4
-"""Pictures are copied into Arrow's memory piece by piece, so that a row group is never held twice."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """A row group to be: rows of one part. content: digest of the part; start: in the part."""
-
-    part: Path
-    content: str
-    start: int
-    rows: int
-    num_bytes: int
+_READERS, _REMOTE_READERS = 4, 32
+_PIECE_ROWS, _PIECE_BYTES = 100, 1_000_000
+"""Pictures are read and copied into Arrow's memory piece by piece, so that a row group is never held twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +64,10 @@ def _written_shards(
     transformed = [name for name in record.get("transformed", []) if name in schema and name not in images]
     columns = _Columns(schema, images, transformed)
     known = {entry["file"]: entry for entry in record.get("shards", [])}
+    cut = cut_shards(layout, manifests, [entry["rows"] for entry in known.values()], SHARD_BYTES)
     entries, first_row = [], 0
-    with _Temporaries(layout) as temporaries, ThreadPoolExecutor(_READERS) as readers:
-        for number, groups in enumerate(_assigned(_groups(layout, manifests))):
+    with _Temporaries(layout) as temporaries, _readers(store) as readers:
+        for number, groups in enumerate(cut):
             name = f"train-{number:05d}.parquet"
             rows, digest = sum(group.rows for group in groups), _digest(groups, schema)
             entry = known.get(name)
@@ -194,35 +184,16 @@ def _is_whole(path: Path, entry: Mapping[str, Any]) -> bool:
     return path.is_file() and path.stat().st_size == entry["bytes"]
 
 
-def _groups(layout: Layout, manifests: Sequence[Mapping[str, Any]]) -> Iterator[_Group]:
-    for manifest in manifests:
-        start = 0
-        for rows, num_bytes in manifest["row_groups"]:
-            yield _Group(part_path(layout, manifest["digest"]), manifest["content"], start, rows, num_bytes)
-            start += rows
-
-
-def _assigned(groups: Iterator[_Group]) -> Iterator[list[_Group]]:
-    shard: list[_Group] = []
-    for group in groups:
-        if shard and sum(g.num_bytes for g in shard) + group.num_bytes > SHARD_BYTES:
-            yield shard
-            shard = []
-        shard.append(group)
-    if shard:
-        yield shard
-
-
-def _digest(groups: Sequence[_Group], schema: pl.Schema) -> str:
+def _digest(groups: Sequence[RowGroup], schema: pl.Schema) -> str:
     text = f"{FORMAT_VERSION} {schema} " + " ".join(f"{g.content}:{g.start}:{g.rows}" for g in groups)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _common_schema(parts: Sequence[Path]) -> pl.Schema:
     """The columns of all parts, in order of appearance, each of a type that holds all of its values."""
-    empty = [pl.read_parquet(path, n_rows=0) for path in dict.fromkeys(parts)]
+    schemas = {tuple(pl.read_parquet_schema(path).items()): None for path in parts}
     try:
-        return pl.concat(empty, how="diagonal_relaxed").schema
+        return pl.concat([pl.DataFrame(schema=dict(schema)) for schema in schemas], how="diagonal_relaxed").schema
     except pl.exceptions.PolarsError as error:
         raise TaskError(f"the parts do not fit together, a column has several types: {error}") from error
 
@@ -240,26 +211,46 @@ def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     )
 
 
+def _readers(store: GenerationStore) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_REMOTE_READERS if store.remote else _READERS)
+
+
 def _filled_groups(
-    groups: Sequence[_Group], columns: _Columns, store: GenerationStore, readers: ThreadPoolExecutor, first_row: int
+    groups: Sequence[RowGroup], columns: _Columns, store: GenerationStore, readers: ThreadPoolExecutor, first_row: int
 ) -> Iterator[pa.Table]:
+    """The table of each group; while one is written, the pictures of the next are read, and of no other."""
+    begun: _Begun | None = None
     for group in groups:
-        yield _filled(group, columns, store, readers, first_row)
-        first_row += group.rows
+        following = _Begun(group, columns, store, readers)
+        if begun is not None:
+            yield begun.table(first_row)
+            first_row += begun.rows
+        begun = following
+    if begun is not None:
+        yield begun.table(first_row)
 
 
-def _filled(
-    group: _Group, columns: _Columns, store: GenerationStore, readers: ThreadPoolExecutor, first_row: int
-) -> pa.Table:
-    """The rows of a group with their pictures, as the Hub's image columns."""
-    schema, images = columns.schema, columns.images
-    frame = pl.scan_parquet(group.part).slice(group.start, group.rows).collect()
-    missing = [pl.lit(None, dtype=dtype).alias(name) for name, dtype in schema.items() if name not in frame.columns]
-    frame = frame.with_columns(missing).select(pl.col(name).cast(dtype) for name, dtype in schema.items())
-    frame = frame.with_columns(column_to_images(frame[name], first_row=first_row) for name in columns.transformed)
-    table = frame_to_hub_table(frame.drop(images), columns.transformed)
-    pictures = {name: _pictures(frame[name], store, readers) for name in images}
-    return _with_pictures(table, pictures, list(schema))
+class _Begun:
+    """A row group whose pictures are being read."""
+
+    def __init__(self, group: RowGroup, columns: _Columns, store: GenerationStore, readers: ThreadPoolExecutor) -> None:
+        schema = columns.schema
+        frame = pl.scan_parquet(group.part).slice(group.start, group.rows).collect()
+        missing = [pl.lit(None, dtype=dtype).alias(name) for name, dtype in schema.items() if name not in frame.columns]
+        frame = frame.with_columns(missing).select(pl.col(name).cast(dtype) for name, dtype in schema.items())
+        self.rows = group.rows
+        self._columns, self._frame = columns, frame
+        small = max(1, min(_PIECE_ROWS, group.rows * _PIECE_BYTES // max(1, group.num_bytes)))
+        rows = 1 if store.remote else small  # a piece is read one picture after the other
+        self._pictures = {name: _read(frame[name], rows, store, readers) for name in columns.images}
+
+    def table(self, first_row: int) -> pa.Table:
+        """The rows with their pictures, as the Hub's image columns. first_row: in the dataset."""
+        columns, frame = self._columns, self._frame
+        images = [column_to_images(frame[name], first_row=first_row) for name in columns.transformed]
+        table = frame_to_hub_table(frame.drop(columns.images).with_columns(images), columns.transformed)
+        pictures = {name: pa.chunked_array(list(pieces)) for name, pieces in self._pictures.items()}
+        return _with_pictures(table, pictures, list(columns.schema))
 
 
 def _transformed_groups(file: Path, names: Sequence[str], first_row: int) -> Iterator[pa.Table]:
@@ -285,18 +276,18 @@ def _with_pictures(table: pa.Table, pictures: Mapping[str, pa.ChunkedArray], ord
     return pa.Table.from_arrays(list(columns.values()), schema=schema)
 
 
-def _pictures(paths: pl.Series, store: GenerationStore, readers: ThreadPoolExecutor) -> pa.ChunkedArray:
-    """The pictures behind store paths, or lists of them."""
-    data = readers.map(lambda path: None if path is None else store.read(path), flat(paths).to_list())
-    starts = range(0, len(paths), _PIECE_ROWS)
-    return pa.chunked_array([_piece(paths.slice(start, _PIECE_ROWS), data) for start in starts])
+def _read(paths: pl.Series, piece_rows: int, store: GenerationStore, readers: ThreadPoolExecutor) -> Iterator[pa.Array]:
+    """The pictures behind store paths, or lists of them, piece by piece, in order; their reading begins at once."""
+    starts = range(0, len(paths), piece_rows)
+    return readers.map(lambda start: _piece(paths.slice(start, piece_rows), store), starts)
 
 
-def _piece(paths: pl.Series, data: Iterator[bytes | None]) -> pa.Array:
+def _piece(paths: pl.Series, store: GenerationStore) -> pa.Array:
     if isinstance(paths.dtype, pl.List):
-        inner = _piece(paths.explode(keep_nulls=False, empty_as_null=False), data)
+        inner = _piece(paths.explode(keep_nulls=False, empty_as_null=False), store)
         lengths = paths.list.len().fill_null(0).cum_sum()
         offsets = pl.Series([0, *lengths.to_list()], dtype=pl.Int32).to_arrow()
         return pa.ListArray.from_arrays(offsets, inner, mask=paths.is_null().to_arrow())
     cells = paths.to_list()
-    return image_struct(list(islice(data, len(cells))), [path and path.rpartition("/")[2] for path in cells])
+    data = [None if path is None else store.read(path) for path in cells]
+    return image_struct(data, [path and path.rpartition("/")[2] for path in cells])

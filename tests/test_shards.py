@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from imagetask import ImageDataset, StorageError
+from imagetask.cutting import cut_shards
+from imagetask.layout import Layout
 from tests.small_datasets import make_dataset
 
 PROMPTS = ["a cat", "a dog", "a cow", "a hen", "a fox"]
@@ -104,3 +107,91 @@ def test_shards_that_could_not_all_be_put_in_place_are_made_by_the_next_run(tmp_
     dataset = make_dataset(tmp_path / "out", rows(PROMPTS), chunk_rows=2)
     assert prompts_of(dataset) == PROMPTS
     assert dataset.scan().select("note").collect()["note"].to_list() == [""] * 5
+
+
+def cut(parts: list[list[tuple[int, int]]], earlier: list[int], most_bytes: int = 1000) -> list[list[str]]:
+    """The shards of parts with row groups of (rows, bytes); a group is named by its part and its first row."""
+    manifests = [{"digest": str(n), "content": str(n), "row_groups": groups} for n, groups in enumerate(parts)]
+    shards = cut_shards(Layout(Path("out")), manifests, earlier, most_bytes)
+    return [[f"{group.content}:{group.start}" for group in shard] for shard in shards]
+
+
+def test_shards_hold_whole_parts_and_no_more_bytes_than_they_may() -> None:
+    parts = [[(10, 200), (10, 200)], [(10, 300)], [(10, 400)], [(10, 100)]]
+    assert cut(parts, []) == [["0:0", "0:10", "1:0"], ["2:0", "3:0"]]
+
+
+def test_part_larger_than_a_shard_is_cut_into_shards_of_its_own() -> None:
+    parts = [[(10, 100)], [(10, 600), (10, 300), (10, 200), (10, 1500)], [(10, 100)]]
+    assert cut(parts, []) == [["0:0"], ["1:0", "1:10"], ["1:20"], ["1:30"], ["2:0"]]
+
+
+def test_shards_of_many_small_images_are_cut_by_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imagetask.cutting.SHARD_ROWS", 20)
+    assert cut([[(10, 1)], [(10, 1)], [(10, 1), (10, 1), (10, 1)]], []) == [["0:0", "1:0"], ["2:0", "2:10"], ["2:20"]]
+
+
+@pytest.mark.parametrize("num_bytes", [150, 1, 350])
+def test_part_with_more_or_fewer_bytes_than_before_moves_no_other_shard(num_bytes: int) -> None:
+    parts = [[(10, 250)] for _ in range(12)]
+    before = cut(parts, [])
+    assert [len(shard) for shard in before] == [4, 4, 4]
+    parts[1] = [(4, num_bytes // 2), (6, num_bytes - num_bytes // 2)]
+    changed = cut(parts, [40, 40, 40])
+    assert changed[0] == ["0:0", "1:0", "1:4", "2:0", "3:0"]
+    assert changed[1:] == before[1:]
+
+
+def test_part_that_grew_far_moves_the_end_of_its_shard() -> None:
+    parts = [[(10, 250)] for _ in range(8)]
+    parts[1] = [(10, 600)]
+    assert [len(shard) for shard in cut(parts, [40, 40])] == [2, 4, 2]
+
+
+def test_shards_far_smaller_than_they_may_be_are_not_kept_so() -> None:
+    assert [len(shard) for shard in cut([[(10, 100)] for _ in range(12)], [40, 40, 40])] == [10, 2]
+
+
+def test_rows_that_are_added_go_into_the_last_shard_first() -> None:
+    parts = [[(10, 250)] for _ in range(7)]
+    assert [len(shard) for shard in cut(parts, [40, 10])] == [4, 3]
+
+
+def test_changed_prompt_writes_the_shard_that_holds_it_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = [f"a cat number {number}" for number in range(24)]
+    cells = make_dataset(tmp_path / "one", rows(prompts)).scan().collect()["image"]
+    sizes = dict(sorted(((p, len(cell["bytes"])) for p, cell in zip(prompts, cells, strict=True)), key=lambda s: -s[1]))
+    prompts, limit = list(sizes), sum(list(sizes.values())[:8])
+    monkeypatch.setattr("imagetask.shards.SHARD_BYTES", limit)
+    make_dataset(tmp_path / "out", rows(prompts), chunk_rows=2)
+    before = shards(tmp_path / "out")
+    assert len(before) == 3
+    prompts[1] = "another picture, whose words are many more, so that its file is larger than the one before it"
+    dataset = make_dataset(tmp_path / "out", rows(prompts), chunk_rows=2)
+    after = shards(tmp_path / "out")
+    first = dataset.scan().select("image").head(8).collect()["image"]
+    assert sum(len(cell["bytes"]) for cell in first) > limit, "cut by bytes alone, the first shard would end earlier"
+    assert [name for name in after if after[name] != before.get(name)] == ["train-00000.parquet"]
+    assert prompts_of(dataset) == prompts
+
+
+def test_rows_and_pictures_stay_together_over_groups_pieces_and_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imagetask.parts.ROW_GROUP_ROWS", 100)
+    monkeypatch.setattr("imagetask.shards._PIECE_BYTES", 1500)
+    monkeypatch.setattr("imagetask.cutting.SHARD_ROWS", 120)
+    prompts = [f"prompt {number}" if number % 7 else "" for number in range(230)]
+    dataset = make_dataset(tmp_path / "out", rows(prompts), chunk_rows=115)
+    store = tmp_path / "out" / "_imagetask" / "store"
+    records = [json.loads(path.read_bytes()) for path in store.rglob("*.json")]
+    alone = {record["prompt"]: store / record["image"]["path"] for record in records}
+    files = sorted((tmp_path / "out" / "data").iterdir())
+    groups = [pq.read_metadata(file) for file in files]
+    assert [[meta.row_group(n).num_rows for n in range(meta.num_row_groups)] for meta in groups] == [[100, 15]] * 2
+    done = dataset.scan().collect()
+    assert done["prompt"].to_list() == prompts
+    for prompt, image in zip(prompts, done["image"], strict=True):
+        assert image == (None if not prompt else {"bytes": alone[prompt].read_bytes(), "path": alone[prompt].name})

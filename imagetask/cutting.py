@@ -1,0 +1,104 @@
+"""Which row groups make up which shard: cut by bytes and rows, and where the last run cut, as far as that fits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any
+
+from imagetask.layout import Layout
+from imagetask.parts import part_path
+
+SHARD_ROWS = 100_000
+"""Of small images: what a Parquet file knows of its row groups is in memory until it is closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowGroup:
+    """Rows of one part, which are a row group in a shard. content: digest of the part; start: in the part."""
+
+    part: Path
+    content: str
+    start: int
+    rows: int
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    groups: Sequence[RowGroup]
+    rows: int
+    num_bytes: int
+
+
+def cut_shards(
+    layout: Layout, manifests: Sequence[Mapping[str, Any]], earlier: Sequence[int], most_bytes: int
+) -> Iterator[list[RowGroup]]:
+    """The row groups of each shard, in the order of the parts.
+
+    A shard has at most `most_bytes` of images and `SHARD_ROWS` rows, and holds whole parts; a part that is larger is
+    cut into shards of its own. earlier: rows of each shard of the last run. A shard that starts where one of these did
+    ends where that one did, if it has between 50 % and 110 % of the bytes: a row whose image has more or fewer bytes
+    than before changes the shard that holds it, and moves no other.
+    """
+    parts = [_part(layout, manifest) for manifest in manifests]
+    ends = dict(pairwise([0, *accumulate(earlier[:-1])]))  # what grows is added to the last
+    number = row = 0
+    while number < len(parts):
+        stop = _where_it_ended(parts, number, ends.get(row, row) - row, most_bytes)
+        if stop is None and not _fits(parts[number], most_bytes):
+            yield from _cut_part(parts[number], most_bytes)
+            stop = number + 1
+        else:
+            stop = stop or _where_it_is_full(parts, number, most_bytes)
+            yield [group for part in parts[number:stop] for group in part.groups]
+        row += sum(part.rows for part in parts[number:stop])
+        number = stop
+
+
+def _part(layout: Layout, manifest: Mapping[str, Any]) -> _Part:
+    path, content = part_path(layout, manifest["digest"]), manifest["content"]
+    starts = accumulate((rows for rows, _ in manifest["row_groups"]), initial=0)
+    groups = [
+        RowGroup(path, content, start, *group) for start, group in zip(starts, manifest["row_groups"], strict=False)
+    ]
+    return _Part(groups, sum(group.rows for group in groups), sum(group.num_bytes for group in groups))
+
+
+def _fits(part: _Part, most_bytes: int) -> bool:
+    return part.rows <= SHARD_ROWS and part.num_bytes <= most_bytes
+
+
+def _where_it_ended(parts: Sequence[_Part], first: int, rows: int, most_bytes: int) -> int | None:
+    """The number of the part before which the earlier shard of so many rows ended; None where it is not to be kept."""
+    number, num_bytes = first, 0
+    while rows > 0 and number < len(parts):
+        rows -= parts[number].rows
+        num_bytes += parts[number].num_bytes
+        number += 1
+    kept = rows == 0 and most_bytes // 2 <= num_bytes <= most_bytes * 11 // 10
+    return number if kept and number > first else None
+
+
+def _where_it_is_full(parts: Sequence[_Part], first: int, most_bytes: int) -> int:
+    rows = num_bytes = 0
+    for number in range(first, len(parts)):
+        rows += parts[number].rows
+        num_bytes += parts[number].num_bytes
+        if number > first and (rows > SHARD_ROWS or num_bytes > most_bytes):
+            return number
+    return len(parts)
+
+
+def _cut_part(part: _Part, most_bytes: int) -> Iterator[list[RowGroup]]:
+    shard: list[RowGroup] = []
+    rows = num_bytes = 0
+    for group in part.groups:
+        rows, num_bytes = rows + group.rows, num_bytes + group.num_bytes
+        if shard and (rows > SHARD_ROWS or num_bytes > most_bytes):
+            yield shard
+            shard, rows, num_bytes = [], group.rows, group.num_bytes
+        shard.append(group)
+    yield shard
