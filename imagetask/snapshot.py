@@ -7,8 +7,9 @@ import hashlib
 import io
 import json
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,11 @@ from imagetask.crash_points import reach
 from imagetask.errors import SourceError, StorageError
 from imagetask.layout import Layout, write_whole
 
-BATCH_ROWS = 20_000
+BATCH_ROWS = 5_000
+"""Rows that are held at once while a snapshot is made, and in a row group of its files, of which a chunk reads few."""
+
+_RANGE_ROWS, _MOST_RANGES = 65_536, 64
+"""Ordinals are counted range by range of the hashes: about so many rows at once, in so many ranges at most."""
 
 
 def rows_digest(rows: pl.DataFrame, ordinals: pl.Series) -> str:
@@ -64,46 +69,60 @@ def write_snapshot(frame: pl.LazyFrame, inputs: Sequence[str], layout: Layout, n
 
     inputs: the columns that a task reads, by which rows are equal. Raises `SourceError`, `StorageError`.
     """
-    temporary = layout.rows.with_name(".rows.parquet")
+    rows, ordinals = (path.with_name(f".{path.name}") for path in (layout.rows, layout.ordinals))
     reach("plan: to be written")
     hashes = array("Q")
-    writer: pq.ParquetWriter | None = None
     try:
-        for batch in frame.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True, lazy=True):
-            with write_errors(layout.rows), _fits_parquet(name):
-                table = batch.to_arrow()
-                writer = writer or pq.ParquetWriter(temporary, table.schema, compression="zstd")
-                writer.write_table(table)
-            hashes.extend(_hashes(batch, inputs))
-        if writer is not None:
-            with write_errors(layout.rows):
-                writer.close()
-    except BaseException:
-        _abandon(writer, temporary)
-        raise
-    if not hashes:
-        raise SourceError(f"{name} has no rows: nothing to generate")
-    with write_errors(layout.rows):
+        batches = frame.collect_batches(chunk_size=BATCH_ROWS, maintain_order=True, lazy=True)
+        _write_batches(rows, layout.rows, _noted(batches, inputs, hashes), name)
+        if not hashes:
+            raise SourceError(f"{name} has no rows: nothing to generate")
         reach("plan: rows written")
-        _marks(hashes).write_parquet(layout.ordinals)
-        reach("plan: ordinals in place")
-        temporary.replace(layout.rows)
-        reach("plan: snapshot in place")
+        _write_batches(ordinals, layout.ordinals, _marks(hashes), name)
+        with write_errors(layout.rows):
+            ordinals.replace(layout.ordinals)
+            reach("plan: ordinals in place")
+            rows.replace(layout.rows)
+            reach("plan: snapshot in place")
+    except BaseException:
+        for path in (rows, ordinals):  # the disk may be full: what is not whole gives back its room
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+        raise
     return len(hashes)
 
 
-def _abandon(writer: pq.ParquetWriter | None, temporary: Path) -> None:
-    """Gives back the room that an unfinished file takes: the disk may be full."""
-    with suppress(OSError):
-        if writer is not None:
+def _noted(batches: Iterator[pl.DataFrame], inputs: Sequence[str], hashes: array[int]) -> Iterator[pl.DataFrame]:
+    for batch in batches:
+        yield batch
+        hashes.extend(_hashes(batch, inputs))
+
+
+def _write_batches(path: Path, told: Path, batches: Iterable[pl.DataFrame], name: str) -> None:
+    """A Parquet file at `path`, a row group for each batch; no file without any. told: the path in messages.
+
+    name: what messages call the source. Raises `SourceError` where a column does not fit into Parquet, `StorageError`.
+    """
+    writer: pq.ParquetWriter | None = None
+    try:
+        for batch in batches:
+            with write_errors(told), _fits_parquet(name):
+                table = batch.to_arrow()
+                writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
+                writer.write_table(table)
+    except BaseException:
+        with suppress(OSError):
+            if writer is not None:
+                writer.close()
+        raise
+    if writer is not None:
+        with write_errors(told):
             writer.close()
-    with suppress(OSError):
-        temporary.unlink(missing_ok=True)
 
 
 def first_marks(rows: pl.DataFrame, inputs: Sequence[str]) -> pl.DataFrame:
     """The `ordinal` and the `row_id` that the first rows of a source have in its snapshot."""
-    return _marks(array("Q", _hashes(rows, inputs)))
+    return pl.concat(_marks(array("Q", _hashes(rows, inputs))))
 
 
 @contextmanager
@@ -122,17 +141,40 @@ def _hashes(rows: pl.DataFrame, inputs: Sequence[str]) -> Iterator[int]:
         yield int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
 
 
-def _marks(hashes: array[int]) -> pl.DataFrame:
-    """The ordinal of each row, and its id, which stays when rows are put in or notes change.
+def _marks(hashes: array[int]) -> Iterator[pl.DataFrame]:
+    """The ordinal of each row, and its id, which stays when rows are put in or notes change; batch by batch.
 
     The id is a hash of the task's inputs, with the ordinal after it where that is not 0.
     """
-    marks = pl.DataFrame({"hash": pl.Series(hashes, dtype=pl.UInt64)}).select(
-        "hash", ordinal=pl.int_range(pl.len(), dtype=pl.UInt32).over("hash")
-    )
-    hashed = pl.col("hash").map_elements(lambda value: f"{value:016x}", return_dtype=pl.String)
-    again = pl.format("{}-{}", hashed, pl.col("ordinal"))
-    return marks.select("ordinal", row_id=pl.when(pl.col("ordinal") == 0).then(hashed).otherwise(again))
+    ordinals = _ordinals(hashes)
+    for start in range(0, len(hashes), BATCH_ROWS):
+        hashed = [f"{value:016x}" for value in hashes[start : start + BATCH_ROWS]]
+        marks = pl.DataFrame({"ordinal": ordinals.slice(start, BATCH_ROWS), "row_id": hashed})
+        again = pl.format("{}-{}", "row_id", "ordinal")
+        yield marks.with_columns(row_id=pl.when(pl.col("ordinal") == 0).then("row_id").otherwise(again))
+
+
+def _ordinals(hashes: array[int]) -> pl.Series:
+    """The how-many-eth each row is among those of its hash (UInt32), in 12 bytes a row and the work on one range."""
+    known = pl.Series(hashes, dtype=pl.UInt64)
+    ordinals = pl.repeat(0, len(known), dtype=pl.UInt32, eager=True)
+    ranges = min(_MOST_RANGES, -(-len(known) // _RANGE_ROWS))
+    edges = [number * 2**64 // ranges for number in range(ranges)] + [2**64]
+    for low, high in pairwise(edges):
+        own = _of_range(known, low, high - 1).filter(pl.col("hash").is_duplicated())
+        own = own.select("row", ordinal=pl.int_range(pl.len(), dtype=pl.UInt32).over("hash"))
+        ordinals = ordinals.scatter(own["row"], own["ordinal"])
+    return ordinals
+
+
+def _of_range(hashes: pl.Series, low: int, high: int) -> pl.DataFrame:
+    """The rows of `hashes` from `low` to `high`: `row` (UInt32) and `hash`, in order."""
+    found = []
+    for start in range(0, len(hashes), _RANGE_ROWS):
+        piece = pl.DataFrame({"hash": hashes.slice(start, _RANGE_ROWS)}).with_row_index("row", start)
+        within = pl.col("hash").is_between(pl.lit(low, pl.UInt64), pl.lit(high, pl.UInt64))
+        found.append(piece.filter(within))
+    return pl.concat(found)
 
 
 def _row_texts(frame: pl.DataFrame) -> list[bytes]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import math
-import mmap
 import re
 import shlex
 import sys
@@ -104,15 +103,33 @@ RECORDS: Mapping[str, Callable[[Path], Iterator[_Record]]] = {"CSV": _csv_record
 _STRAY_RETURN = re.compile(rb"\r(?!\n)")
 
 
+def _pieces(file: Path) -> Iterator[bytes]:
+    """The bytes of a file: a large one, mapped, would count as memory of the process."""
+    with file.open("rb") as raw:
+        while piece := raw.read(1_000_000):
+            yield piece
+
+
+def _stray_return(file: Path) -> int:
+    """The line of the first carriage return without a line feed after it; 0 where there is none."""
+    line, held = 1, b""
+    for piece in _pieces(file):
+        text = held + piece
+        held = text[-1:] if text.endswith(b"\r") else b""
+        text = text.removesuffix(b"\r")
+        if found := _STRAY_RETURN.search(text):
+            return line + text[: found.start()].count(b"\n")
+        line += text.count(b"\n")
+    return line if held else 0
+
+
 def return_fault(file: Path, kind: str) -> str | None:
     """The first line that ends with a carriage return alone, which Polars takes for a part of a cell, or for nothing.
 
     In a quoted cell of a CSV file it is a character as others are. Raises `UnicodeDecodeError`.
     """
-    with file.open("rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        found = _STRAY_RETURN.search(data)
-        line = data[: found.start()].count(b"\n") + 1 if found else 0
-    if found and kind == "CSV":
+    line = _stray_return(file)
+    if line and kind == "CSV":
         ended = (record.line for record in _csv_records(file) if record.text.endswith("\r"))
         line = next(ended, 0)
     return f"line {line}: it ends with a carriage return alone; end each line with a line feed" if line else None
@@ -120,9 +137,8 @@ def return_fault(file: Path, kind: str) -> str | None:
 
 def quote_fault(file: Path) -> str | None:
     """The first record of a CSV file whose quotes are broken, of which Polars reads some in a way of its own."""
-    with file.open("rb") as raw, mmap.mmap(raw.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        if data.find(b'"') < 0:
-            return None
+    if not any(b'"' in piece for piece in _pieces(file)):
+        return None
     return next((fault for record in _csv_records(file) if (fault := _quotes(record))), None)
 
 

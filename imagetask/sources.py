@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import errno
 import glob
+import os
 import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,11 @@ SUFFIXES: Mapping[str, str] = {
     ".parquet": "Parquet",
 }
 """File suffix → format."""
+
+for _name, _value in (("POLARS_CSV_CHUNK_SIZE", "1000000"), ("POLARS_CSV_CHUNK_PREFETCH_LIMIT", "2")):
+    os.environ.setdefault(_name, _value)
+"""Of a CSV or TSV file Polars holds so few bytes at once: by its own measure it reads ahead, and takes 340 MB for a
+file of 230 MB, against 127 MB so, in no more time (polars 2.1)."""
 
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 

@@ -202,9 +202,11 @@ def test_a_full_disk_is_a_storage_error_wherever_parquet_is_written(tmp_path: Pa
 
     few = [{"prompt": f"a cat {number}"} for number in range(3_000)]
     crowded = settings_for(tmp_path, few)
-    with no_file_above(16_000), pytest.raises(StorageError, match="could not write"):
+    before = settings.layout.ordinals.read_bytes()
+    with no_file_above(16_000), pytest.raises(StorageError, match=r"could not write .*ordinals.parquet"):
         planned(crowded)  # the rows fit, their marks do not
-    assert (tmp_path / "out" / "_imagetask" / "plan" / ".rows.parquet").stat().st_size < 16_000
+    assert settings.layout.ordinals.read_bytes() == before, "the plan of before is whole"
+    assert not [*settings.layout.plan.parent.glob(".*")], "and what is not whole takes no room"
 
 
 def test_a_run_killed_between_a_part_and_its_manifest_leaves_no_part(tmp_path: Path) -> None:
