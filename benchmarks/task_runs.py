@@ -45,7 +45,7 @@ class Figures:
 
 def measure(task_runs: int, folder: Path) -> Figures:
     """Runs a flow of so many task runs against a server of its own in `folder`; raises where a call gets no answer."""
-    port, home = _free_port(), folder / "prefect"
+    port, home = free_port(), folder / "prefect"
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
         "PREFECT_HOME": str(home),
@@ -56,7 +56,7 @@ def measure(task_runs: int, folder: Path) -> Figures:
     source, health, reads = folder / "prompts.csv", list[float](), list[float]()
     source.write_text("prompt\n" + "".join(f"prompt number {n}\n" for n in range(2 * (task_runs - 1))))
     words = [_SCRIPTS / "imagetask", "generate", source, "--out", folder / "dataset", "--chunk-rows", "2"]
-    with _server(port, environment, folder), _probed(f"http://127.0.0.1:{port}/api", health, reads):
+    with prefect_server(port, environment, folder), _probed(f"http://127.0.0.1:{port}/api", health, reads):
         started = time.perf_counter()
         subprocess.run([str(word) for word in words], env=environment, check=True, stdin=subprocess.DEVNULL)
         seconds = time.perf_counter() - started
@@ -66,7 +66,7 @@ def measure(task_runs: int, folder: Path) -> Figures:
 
 
 @contextmanager
-def _server(port: int, environment: dict[str, str], folder: Path) -> Iterator[None]:
+def prefect_server(port: int, environment: dict[str, str], folder: Path) -> Iterator[None]:
     words = [str(_SCRIPTS / "prefect"), "--no-prompt", "server", "start", "--port", str(port)]
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(words, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
@@ -132,7 +132,7 @@ def _answered(url: str) -> bool:
     return True
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

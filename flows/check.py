@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from imagetask.errors import DatasetError, GenerationError, RunStopped
 from imagetask.layout import is_running
 from imagetask.models import AsyncImageGenerationModel, ImageGenerationModel, model_class, split_model
 from imagetask.plan import open_source
+from imagetask.retry_settings import LIMITS, Retry
+from imagetask.runs import Run
 from imagetask.settings import RunSettings
 
-from .models_in_use import make_model
+from .accounts import make_model
 
 
 def check_before_start(settings: RunSettings) -> None:
     """Raises `UsageError` for a source, task, model or folder that cannot work, `RunStopped` for a missing key."""
+    check_source(settings)
+    check_models(settings)
+
+
+def check_source(settings: RunSettings) -> None:
+    """Raises `UsageError` for a source, task or folder that cannot work."""
     settings.layout.check()
     if is_running(settings.layout):
         raise DatasetError(f"another run is writing into {settings.out}: wait for it to end, or stop it")
     open_source(settings)
-    check_models(settings)
 
 
 def check_models(settings: RunSettings) -> None:
@@ -38,3 +47,18 @@ def _check_key(model: ImageGenerationModel) -> None:
     except GenerationError as error:
         raise RunStopped(error.kind, error.message) from error
     model.unload()
+
+
+def retry_settings(out: str, **given: Any) -> tuple[RunSettings, Retry]:
+    """The settings of the last run into a folder with what is `given` anew; and what is tried again.
+
+    All is checked with which a row of any of the run's models is asked for: what is refused here is written nowhere.
+    Raises `DatasetError` where there was no run, `UsageError`.
+    """
+    limits = {name: given.pop(name) for name in LIMITS if name in given}
+    last = Run.read(out).settings
+    settings = RunSettings.checked(**{**last.model_dump(), **limits, "rebuild": False})
+    retry = Retry.checked(**given)
+    for model in settings.model:
+        retry.settings_for(settings, model)
+    return settings, retry

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from prefect import Task
 from prefect.client.schemas.objects import State
 from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture, as_completed
@@ -18,29 +17,30 @@ from imagetask.plan import Chunk, Plan
 from imagetask.settings import RunSettings
 
 from .models_in_use import stop_models
-
-MOST_THREADS = 16
-"""Chunks under way at once in a process, at most."""
+from .task_runners import ChunkRunner, ChunkTask
 
 _GRACE = 20.0
 """Prefect's worker kills a run 30 s after it told it to end; the rest is for its record and its report (seconds)."""
 
-ChunkTask = Task[..., dict[str, Any]]
-
 
 @contextmanager
 def chunk_runs(
-    chunk_task: ChunkTask, settings: RunSettings, plan: Plan, run_id: str, stands: Callable[[Chunk], bool]
+    chunk_task: ChunkTask,
+    settings: RunSettings,
+    plan: Plan,
+    run_id: str,
+    stands: Callable[[Chunk], bool],
+    runner: ChunkRunner,
 ) -> Iterator[Iterator[tuple[Chunk, State[Any]]]]:
     """The chunks with how each ended, as they end; so many under way that the calls never run dry between two.
 
-    stands: whether the part of a chunk is taken as it is.
+    stands: whether the part of a chunk is taken as it is. runner: where they are worked on.
     Left by an error, it stops the run's calls, and waits for those in flight: until they end, or, where the process was
     told to end and is killed 30 s later, for 20 s.
     """
     under_way: dict[PrefectFuture[Any], Chunk] = {}
     try:
-        yield _as_they_end(partial(_submitted, chunk_task, settings, stands), settings, plan, under_way)
+        yield _as_they_end(partial(_submitted, chunk_task, settings, stands, runner), plan, under_way, runner)
     except BaseException as error:
         stop_models(run_id, "interrupted", "the run ended before this was asked for")
         try:
@@ -53,17 +53,17 @@ def chunk_runs(
 
 def _as_they_end(
     submit: Callable[[Chunk], PrefectFuture[Any]],
-    settings: RunSettings,
     plan: Plan,
     under_way: dict[PrefectFuture[Any], Chunk],
+    runner: ChunkRunner,
 ) -> Iterator[tuple[Chunk, State[Any]]]:
-    window = min(MOST_THREADS, 2 + -(-2 * settings.max_concurrency // (plan.chunk_rows * plan.num_generations)))
+    generations = plan.chunk_rows * plan.num_generations
     for chunk in plan.chunks:
-        while len(under_way) >= window:
-            yield _next_ended(under_way)
+        while len(under_way) >= runner.window(generations):
+            yield _next_ended(under_way, runner)
         under_way[submit(chunk)] = chunk
     while under_way:
-        yield _next_ended(under_way)
+        yield _next_ended(under_way, runner)
 
 
 def _wait_for(under_way: Iterable[PrefectFuture[Any]], seconds: float | None) -> None:
@@ -73,16 +73,18 @@ def _wait_for(under_way: Iterable[PrefectFuture[Any]], seconds: float | None) ->
         future.wait(timeout=None if until is None else max(0.0, until - time.monotonic()))
 
 
-def _next_ended(under_way: dict[PrefectFuture[Any], Chunk]) -> tuple[Chunk, State[Any]]:
+def _next_ended(under_way: dict[PrefectFuture[Any], Chunk], runner: ChunkRunner) -> tuple[Chunk, State[Any]]:
     future = next(iter(as_completed(list(under_way))))
-    future.wait()
-    return under_way.pop(future), future.state
+    return under_way.pop(future), runner.ended(future)
 
 
 def _submitted(
-    chunk_task: ChunkTask, settings: RunSettings, stands: Callable[[Chunk], bool], chunk: Chunk
+    chunk_task: ChunkTask,
+    settings: RunSettings,
+    stands: Callable[[Chunk], bool],
+    runner: ChunkRunner,
+    chunk: Chunk,
 ) -> PrefectFuture[Any]:
     """A task run for the chunk: from the cache where its part stands, else anew."""
     own = chunk_task.with_options(refresh_cache=not stands(chunk), result_storage=settings.layout.results)
-    future: PrefectFuture[Any] = own.submit(str(settings.out), **asdict(chunk))
-    return future
+    return runner.submit(own, {"folder": str(settings.out), **asdict(chunk)})

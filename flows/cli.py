@@ -57,12 +57,16 @@ def generate(*source: Sources, out: Out, options: Annotated[Options, Parameter(n
     Keys come from a block (--credentials), or from OPENAI_API_KEY or HF_TOKEN.
     Exit codes: 0 all rows done, 3 finished with failed rows, 4 a budget was reached, 1 stopped, 2 wrong usage.
     """
-    from .check import check_before_start
-
     parameters = options.parameters(source, out)
     settings = RunSettings.checked(**parameters)
-    check_before_start(settings)
-    return run_flow("generate_images", parameters, out, settings)
+    quiet()
+    from .check import check_models, check_source
+    from .embedded_server import EmbeddedServer
+
+    check_source(settings)
+    server = EmbeddedServer()
+    check_models(settings)
+    return run_flow("generate_images", parameters, out, settings, server)
 
 
 @app.command
@@ -76,12 +80,12 @@ def preview(
 
     The images are kept: `generate` with the same --out does not ask for them again.
     """
-    quiet()
-    from .preview import preview_rows
-
     settings = RunSettings.checked(**options.parameters(source, out))
     if rows < 1:
         raise UsageError(f"--rows {rows}: expected at least 1")
+    quiet()
+    from .preview import preview_rows
+
     with if_interrupted(f"Interrupted. {KEPT}"):
         result = preview_rows(settings, rows)
     for line in result.lines():

@@ -12,10 +12,11 @@ from imagetask.models.budget import Spent, spent
 from imagetask.models.costs import price_before
 from imagetask.parts import read_manifest
 from imagetask.plan import Plan
-from imagetask.retrying import Retry, marked
+from imagetask.retry_settings import Retry
+from imagetask.retrying import marked
 from imagetask.settings import RunSettings
 
-from .models_in_use import account_of, make_model
+from .accounts import account_of, make_model
 from .wording import dollars, paid_for
 
 

@@ -2,45 +2,46 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from prefect import flow, get_run_logger, task
 from prefect.client.schemas.objects import State
 from prefect.context import TaskRunContext
 from prefect.runtime import flow_run
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from imagetask.chunks import run_chunk
 from imagetask.dataset import build_dataset
 from imagetask.errors import ImageTaskError, RunStopped, StorageError
 from imagetask.layout import alone_in
-from imagetask.models.managed import MAX_CONCURRENCY
+from imagetask.models import MAX_CONCURRENCY
 from imagetask.parts import is_final, read_manifest, sweep_parts
 from imagetask.placeholders import remake_placeholders, void_listed
 from imagetask.plan import Chunk, Plan, make_plan, plan_again
-from imagetask.retrying import Retry, mark_failed, marked, note_instead
+from imagetask.retry_settings import Retry
+from imagetask.retrying import mark_failed, marked, note_instead
 from imagetask.runs import Counts, Run, counts_of_parts
-from imagetask.settings import DEFAULT_TASK, RunSettings
+from imagetask.settings import DEFAULT_TASK, Runner, RunSettings
 from imagetask.store import GenerationStore
 
 from . import monitoring
-from .chunk_runs import MOST_THREADS, chunk_runs
+from .accounts import named_model
+from .chunk_runs import chunk_runs
 from .estimate import estimate
-from .models_in_use import budget_reached, closing_models, identity_instead, named_model, open_model, stop_models
+from .models_in_use import budget_reached, closing_models, identity_instead, open_model, stop_models
 from .monitoring import Progress
 from .naming import run_name
 from .outcome import announce, completed_state, ended_early, failed_state, finished
+from .parameters_told import descriptions_of, with_parameters_told
+from .task_runners import THREADS, chunk_runner
 from .watching.artifacts import live_artifacts
 from .watching.report import publish_report
 from .watching.run_logs import run_logs, without_tracebacks
 from .watching.telling import CANCELLED, cancelling, tag_run, tell_dead
 from .wording import by_kind
-
-F = TypeVar("F", bound=Callable[..., Any])
+from .worker_processes import note_chunk, wait_for_share
 
 without_tracebacks()
 
@@ -71,10 +72,13 @@ def generate_chunk(folder: str, model: str, start: int, stop: int, digest: str) 
 
     The digest covers all that decides the part: it is the cache key.
     """
-    run, chunk = Run.read(folder), Chunk(model, start, stop, digest)
-    managed = open_model(run.settings, model, str(flow_run.id), run.retry)
-    again = None if run.retry is None else marked(run.settings.layout, chunk)
-    manifest = run_chunk(run.settings, chunk, managed, again)
+    run, run_id, chunk = Run.read(folder), str(flow_run.id), Chunk(model, start, stop, digest)
+    with run_logs(get_run_logger()) if run.settings.runner != "threads" else nullcontext():
+        wait_for_share(run_id, run.settings)
+        managed = open_model(run.settings, model, run_id, run.retry)
+        again = None if run.retry is None else marked(run.settings.layout, chunk)
+        manifest = run_chunk(run.settings, chunk, managed, again)
+        note_chunk(run_id, manifest)
     counts = Counts.of([manifest])
     failed = by_kind(counts.failed) or "none"
     get_run_logger().info(
@@ -103,23 +107,13 @@ def transform_columns_to_image(folder: str, chunks: list[dict[str, Any]]) -> int
     return len(dataset)
 
 
-THREADS: Any = ThreadPoolTaskRunner(max_workers=MOST_THREADS)
-
-
-def _with_parameters_told(function: F) -> F:
-    """Adds to the docstring, from which Prefect makes its own run form, what the parameters are for."""
-    told = (f"    {name}: {field.description}" for name, field in RunSettings.model_fields.items())
-    function.__doc__ = "\n".join([inspect.getdoc(function) or "", "", "Args:", *told])
-    return function
-
-
 @flow(
     name="generate-images",
     flow_run_name=run_name,
     task_runner=THREADS,
     persist_result=False,
 )
-@_with_parameters_told
+@with_parameters_told(descriptions_of(RunSettings))
 def generate_images(
     source: str | list[str],
     out: str,
@@ -150,6 +144,8 @@ def generate_images(
     limit: int | None = None,
     store: str | None = None,
     rebuild: bool = False,
+    runner: Runner = "threads",
+    dask_address: str | None = None,
 ) -> Any:
     """Generates an image for every row of a table of prompts, and makes a dataset of them.
 
@@ -159,12 +155,19 @@ def generate_images(
     """
     parameters = {name: value for name, value in locals().items() if value is not None}
     try:
-        settings = RunSettings.checked(**parameters)
+        settings = _with_its_store(RunSettings.checked(**parameters))
         settings.layout.make()
         with alone_in(settings.layout):
             return recorded(settings)
     except ImageTaskError as error:
         return failed_state(error)
+
+
+def _with_its_store(settings: RunSettings) -> RunSettings:
+    """With the store by name where other machines work on it, whose environment may name another."""
+    if settings.runner == "threads" or settings.store_url == str(settings.layout.store):
+        return settings
+    return settings.model_copy(update={"store": settings.store_url})
 
 
 def recorded(settings: RunSettings, retry: Retry | None = None) -> State[Any]:
@@ -238,7 +241,11 @@ def _generated(settings: RunSettings, plan: Plan, progress: Progress, retry: Ret
     """The run itself: chunks, then image columns."""
     layout = settings.layout
     failed_rows = 0
-    with chunk_runs(generate_chunk, settings, plan, progress.run, partial(_stands, settings, retry)) as ended:
+    stands = partial(_stands, settings, retry)
+    with (
+        chunk_runner(settings, progress.run, retry) as runner,
+        chunk_runs(generate_chunk, settings, plan, progress.run, stands, runner) as ended,
+    ):
         for chunk, state in ended:
             state.result()
             manifest = read_manifest(layout, chunk)

@@ -1,42 +1,47 @@
-"""The models of the runs in this process: one for each run and model, shared by all of the run's chunks."""
+"""The models of the runs in this process: one for each run and model, shared by all of the run's chunks.
+
+Where a run has several processes, each has its share of the run's limits; see `worker_processes`.
+"""
 
 from __future__ import annotations
 
-import math
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
 
-from imagetask.errors import StopReason, UsageError
-from imagetask.models import load_model, model_class, split_model
-from imagetask.models.base import ImageGenerationModel
+from imagetask.errors import RunStopped, StopReason
+from imagetask.models import split_model
 from imagetask.models.breakers import Breakers
 from imagetask.models.budget import Budget
+from imagetask.models.event_loop import event_loop
 from imagetask.models.identity import Identity
 from imagetask.models.managed import ManagedModel
 from imagetask.models.pacing import Pace
 from imagetask.models.tally import Tally
 from imagetask.parts import finished_chunks
-from imagetask.retrying import Retry
+from imagetask.retry_settings import Retry
 from imagetask.runs import Counts
 from imagetask.settings import RunSettings
 from imagetask.store import GenerationStore
 
-if TYPE_CHECKING:
-    from imagetask.blocks import BackendBlock
+from .accounts import Account, account_of, make_model, managed_model, named_model
+from .shares import WHOLE, Share, Told
 
 _lock = threading.Lock()
 _models: dict[tuple[str, str], ManagedModel] = {}
-_paces: dict[tuple[str, str], Pace] = {}
+_paces: dict[tuple[str, str], tuple[Account, Pace]] = {}
 """Of a run and a backend: its models are asked with one account, and share what that bears."""
 _budgets: dict[str, Budget] = {}
 """Of a run: what all of its models together may spend."""
 _stopped: dict[str, tuple[StopReason, str]] = {}
 """For good: a chunk of a stopped run that is still under way opens no model anew."""
-_closed: dict[str, tuple[list[Tally], bool]] = {}
-"""What became of the generations of the runs that were closed last; and whether their budget was reached."""
+_shares: dict[str, Share] = {}
+"""Of a run that has several processes: what this one has of its limits."""
+_told: dict[str, dict[str, Told]] = {}
+"""Of a run: what its other processes told last, each by its name."""
+_closed: dict[str, Told] = {}
+"""Of the runs that were closed last."""
 _REMEMBERED = 8
 
 
@@ -65,7 +70,7 @@ def _asked(settings: RunSettings, model: str, run: str) -> ManagedModel:
         settings,
         model,
         account,
-        pace=_paces.setdefault((run, split_model(model)[0]), account.pace()),
+        pace=_pace_of(run, split_model(model)[0], account),
         budget=_budget_of(run, settings),
         proven=_gave_images(settings, model),
     )
@@ -99,21 +104,36 @@ def identity_instead(settings: RunSettings, model: str, retry: Retry) -> Identit
     return Identity.of(make_model(changed, changed.model[0]), changed.seed, seed_first=retry.seed is not None)
 
 
+def _pace_of(run: str, backend: str, account: Account) -> Pace:
+    if (run, backend) not in _paces:
+        _paces[run, backend] = account, account.pace(_shares.get(run, WHOLE))
+    return _paces[run, backend][1]
+
+
 def _budget_of(run: str, settings: RunSettings) -> Budget:
     if run not in _budgets:
-        _budgets[run] = budget_of(settings)
+        _budgets[run] = budget_of(settings, shared=run in _shares)
+        if run in _stopped:
+            _budgets[run].stop(partial(RunStopped, *_stopped[run]))
     return _budgets[run]
 
 
-def budget_of(settings: RunSettings) -> Budget:
-    """What the dataset may still cost. The caller holds its folder. Raises `StorageError`."""
-    return Budget(max_images=settings.max_images, max_cost=settings.max_cost, ledger=settings.layout.spent)
+def budget_of(settings: RunSettings, *, shared: bool = False) -> Budget:
+    """What the dataset may still cost. The caller, or the run that it is part of, holds its folder.
+
+    shared: other processes of the run spend at the same time. Raises `StorageError`.
+    """
+    return Budget(
+        max_images=settings.max_images, max_cost=settings.max_cost, ledger=settings.layout.spent, shared=shared
+    )
 
 
 def budget_reached(run: str) -> bool:
-    """Whether the run, in this process, has left a call unmade since it might have cost more than the budget."""
-    budget = _budgets.get(run)
-    return _closed.get(run, ([], False))[1] if budget is None else budget.reached
+    """Whether the run has left a call unmade since it might have cost more than the budget."""
+    if run in _closed:
+        return _closed[run].budget_reached
+    here = run in _budgets and _budgets[run].reached
+    return here or any(told.budget_reached for told in list(_told.get(run, {}).values()))
 
 
 def _gave_images(settings: RunSettings, model: str) -> bool:
@@ -122,117 +142,62 @@ def _gave_images(settings: RunSettings, model: str) -> bool:
     return any(Counts.of([manifest]).done for manifest in parts)
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
-    """With what a run asks the models of a backend: the block that it names, and the limits that hold for all of them.
-
-    block: None where the run names none, or the backend takes no credentials.
-    """
-
-    block: BackendBlock | None
-    max_concurrency: int
-    requests_per_minute: float | None
-
-    @property
-    def prices(self) -> Mapping[str, float]:
-        return self.block.prices if self.block is not None else {}
-
-    def pace(self) -> Pace:
-        return Pace(self.max_concurrency, self.requests_per_minute)
-
-
-def account_of(settings: RunSettings, model: str) -> Account:
-    """Loads the block, and gives what holds: the lower of the run's and the account's limits. Raises `UsageError`."""
-    block = _block_of(settings, model)
-    at_once, per_minute = settings.max_concurrency, settings.requests_per_minute
-    if block is not None and block.max_concurrency is not None:
-        at_once = min(at_once, block.max_concurrency)
-    if block is not None and block.requests_per_minute is not None:
-        per_minute = min(per_minute or math.inf, block.requests_per_minute)
-    return Account(block, at_once, per_minute)
-
-
-def managed_model(
-    settings: RunSettings,
-    model: str,
-    account: Account,
-    *,
-    pace: Pace | None = None,
-    budget: Budget | None = None,
-    proven: bool = False,
-) -> ManagedModel:
-    """The model as the settings describe it, with its store, not yet loaded.
-
-    pace, budget: those that it shares with others; default: a pace of its own, and no limit to what is spent.
-    proven: as `Breakers` takes it. Raises `UsageError`.
-    """
-    return ManagedModel(
-        _made(settings, model, account.block),
-        store=GenerationStore(settings.store_url),
-        seed=settings.seed,
-        pace=pace or account.pace(),
-        prices=account.prices,
-        budget=budget,
-        breakers=Breakers(settings.max_failed_share, settings.max_refused_share, proven=proven),
-        exact_size=settings.exact_size,
-    )
-
-
-def make_model(settings: RunSettings, model: str) -> ImageGenerationModel:
-    """The backend's model, with the credentials of the block that the settings name. Raises `UsageError`."""
-    return _made(settings, model, _block_of(settings, model))
-
-
-def named_model(settings: RunSettings, model: str, retry: Retry | None = None) -> ImageGenerationModel:
-    """A model of the run, as keys name it. Where another is asked in its place its block may be gone.
-
-    Raises `UsageError`.
-    """
-    try:
-        return make_model(settings, model)
-    except UsageError:
-        if retry is None or not retry.elsewhere or settings.credentials is None or split_model(model)[1] is None:
-            raise
-        return _made(settings, model, None)
-
-
-def _block_of(settings: RunSettings, model: str) -> BackendBlock | None:
-    """The block that the settings name; of several models those that take no key have none."""
-    backend = split_model(model)[0]
-    if settings.credentials is None:
-        return None
-    if len(settings.model) > 1 and "api_key" not in model_class(backend).model_fields:
-        return None
-    from imagetask.blocks import load_block
-
-    return load_block(backend, settings.credentials)
-
-
-def _made(settings: RunSettings, model: str, block: BackendBlock | None) -> ImageGenerationModel:
-    """Where a run has several models, what is said for all of them goes to those that take it."""
-    backend, model_id = split_model(model)
-    if block is not None and block.api_key is not None and settings.base_url not in (None, block.base_url):
-        raise UsageError(
-            f"--base-url {settings.base_url}: the key of the block {settings.credentials} is sent only to the server "
-            "that the block names: write the URL into the block"
-        )
-    options = {
-        "base_url": settings.base_url,
-        "timeout": settings.timeout,
-        "generation_kwargs": settings.generation_kwargs() or None,
-    }
-    if len(settings.model) > 1:
-        takes = model_class(backend).model_fields
-        options = {name: value for name, value in options.items() if name in takes}
-    return load_model(model, **options) if block is None else block.get_model(model_id, **options)
-
-
 def stop_models(run: str, kind: StopReason, message: str) -> None:
     """No new calls by the run in this process."""
     _stopped[run] = (kind, message)
+    if (budget := _budgets.get(run)) is not None:
+        budget.stop(partial(RunStopped, kind, message))
     for (owner, _), managed in list(_models.items()):
         if owner == run:
             managed.stop(kind, message)
+
+
+def stopped(run: str) -> tuple[StopReason, str] | None:
+    """Why no more calls by the run may be made in this process, as `stop_models` or one of its models says; or None."""
+    errors = (managed.stopped for (owner, _), managed in list(_models.items()) if owner == run)
+    own = ((error.kind, error.message) for error in errors if error is not None)
+    return _stopped.get(run) or next(own, None)
+
+
+def begin_share(run: str, share: Share) -> None:
+    """As `take_share`, the first time; what an earlier try of the same run left here no longer counts."""
+    _stopped.pop(run, None)
+    _closed.pop(run, None)
+    take_share(run, share)
+
+
+def take_share(run: str, share: Share, reserved_elsewhere: int = 0) -> None:
+    """From here on this process has so much of the run's limits. reserved_elsewhere: calls of its other processes.
+
+    It waits for nothing: a model may just be loading.
+    """
+    _shares[run] = share
+    if (budget := _budgets.get(run)) is not None:
+        budget.note_elsewhere(reserved_elsewhere)
+    for (owner, _), (account, pace) in list(_paces.items()):
+        if owner == run:
+            event_loop().loop.call_soon_threadsafe(pace.change, *account.limits(share))
+
+
+def share_of(run: str) -> Share | None:
+    """What this process has of the limits of a run that has several; None before it was told."""
+    return _shares.get(run)
+
+
+def within_share(run: str) -> bool:
+    """Whether no more calls are under way than the share allows: they may be, for a while after it was cut."""
+    paces = [pace for (owner, _), (_, pace) in list(_paces.items()) if owner == run]
+    return all(pace.in_flight <= pace.max_concurrency for pace in paces)
+
+
+def reserved(run: str) -> int:
+    """Calls under way in this process for which the run's budget is reserved."""
+    return _budgets[run].reserved if run in _budgets else 0
+
+
+def take_told(run: str, process: str, told: Told) -> None:
+    """Takes what another process of the run told, in place of what it told before."""
+    _told.setdefault(run, {})[process] = told
 
 
 @contextmanager
@@ -241,20 +206,28 @@ def closing_models(run: str) -> Iterator[None]:
     try:
         yield
     finally:
-        with _lock:
-            _closed[run] = tallies(run), budget_reached(run)
-            closing = [_models.pop(key) for key in list(_models) if key[0] == run]
-            for key in [key for key in _paces if key[0] == run]:
-                del _paces[key]
-            _budgets.pop(run, None)
-            for old in list(_closed)[:-_REMEMBERED]:
-                del _closed[old]
-        with ExitStack() as each:
-            for managed in closing:
-                each.callback(managed.unload)
+        close_models(run)
+
+
+def close_models(run: str) -> None:
+    """As `closing_models` at its end."""
+    with _lock:
+        _closed[run] = Told(tallies(run), budget_reached(run))
+        closing = [_models.pop(key) for key in list(_models) if key[0] == run]
+        for key in [key for key in _paces if key[0] == run]:
+            del _paces[key]
+        for of_run in (_budgets, _shares, _told):
+            of_run.pop(run, None)
+        for old in list(_closed)[:-_REMEMBERED]:
+            del _closed[old]
+    with ExitStack() as each:
+        for managed in closing:
+            each.callback(managed.unload)
 
 
 def tallies(run: str) -> list[Tally]:
-    """What became of the run's generations in this process, one tally for each model."""
-    closed, _ = _closed.get(run, ([], False))
-    return closed or [managed.tally for (owner, _), managed in list(_models.items()) if owner == run]
+    """What became of the run's generations, one tally for each of its models and processes."""
+    if run in _closed:
+        return _closed[run].tallies
+    here = [managed.tally for (owner, _), managed in list(_models.items()) if owner == run]
+    return here + [tally for told in list(_told.get(run, {}).values()) for tally in told.tallies]

@@ -22,9 +22,10 @@ from imagetask.plan import first_rows, make_task
 from imagetask.settings import RunSettings
 from imagetask.tried_instead import tried_instead
 
+from .accounts import Account, account_of, managed_model
 from .check import check_before_start
 from .estimate import known_price
-from .models_in_use import Account, account_of, budget_of, managed_model
+from .models_in_use import budget_of
 from .wording import dollars, duration
 
 Cell = tuple[PILImage.Image | Image | None, str]

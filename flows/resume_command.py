@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from imagetask.retrying import Retry
+from imagetask.retry_settings import Retry
 from imagetask.settings import RunSettings
 
 

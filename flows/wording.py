@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from imagetask.models.budget import Spent
+if TYPE_CHECKING:
+    from imagetask.models.budget import Spent
 
 
 def by_kind(failed: Mapping[str, int]) -> str:

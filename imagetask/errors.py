@@ -15,6 +15,7 @@ ImageTaskError
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Literal
 
 ErrorKind = Literal[
@@ -105,6 +106,11 @@ class GenerationError(ImageTaskError):
         self.fatal = fatal
         self.again = again
         self.info = info or {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """To and from another process; `again` stays behind."""
+        make = partial(type(self), retry_after=self.retry_after, fatal=self.fatal, info=self.info)
+        return make, (self.kind, self.message)
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.message}"

@@ -1,77 +1,19 @@
-"""Failed rows that are tried again: which they are, with what, and what they were tried with before."""
+"""Failed rows that are tried again: which they are, and what they were tried with before."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from imagetask.errors import ErrorKind, UsageError
 from imagetask.layout import Layout
-from imagetask.models import model_class, split_model
 from imagetask.models.identity import Identity
 from imagetask.parts import finished_chunks, part_path
 from imagetask.plan import Chunk
-from imagetask.settings import RunSettings, what_is_wrong
 from imagetask.snapshot import write_frame
 from imagetask.tried_instead import add_instead
 
 _ROWS = {"model": pl.String, "row": pl.UInt32}
-
-
-class Retry(BaseModel):
-    """What is to be tried again, and with what in place of the run's own.
-
-    kind: of the failures; none for all. model, seed: None for those of the run. base_url, credentials: of `model`.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-    kind: list[ErrorKind] = Field(default_factory=list)
-    model: str | None = None
-    seed: int | None = Field(default=None, ge=0)
-    base_url: str | None = None
-    credentials: str | None = None
-
-    @classmethod
-    def checked(cls, **fields: Any) -> Retry:
-        """The retry, or a `UsageError` of one sentence that names the option."""
-        try:
-            retry = cls(**fields)
-        except ValidationError as error:
-            field, why = what_is_wrong(error)
-            raise UsageError(f"--{field.replace('_', '-')}: {why or 'there is no such option'}") from None
-        for name in ("base_url", "credentials"):
-            if retry.model is None and getattr(retry, name) is not None:
-                raise UsageError(
-                    f"--{name.replace('_', '-')} goes with a --model: name the run's own to ask it elsewhere"
-                )
-        return retry
-
-    @property
-    def elsewhere(self) -> bool:
-        """Whether another model, or another seed, is asked than the run's own."""
-        return self.model is not None or self.seed is not None
-
-    def settings_for(self, settings: RunSettings, model: str) -> RunSettings:
-        """The settings with which the failed rows of one of a run's models are asked for.
-
-        Credentials and URL are the run's, where it asks the backend itself and the backend takes them: with another
-        model they are the same for all models of the run. Raises `UsageError`.
-        """
-        tried = self.model or model
-        changed: dict[str, Any] = {"model": [tried]}
-        backend = split_model(tried)[0]
-        asked = backend in {split_model(one)[0] for one in settings.model}
-        takes = model_class(backend).model_fields
-        changed |= {} if asked and "base_url" in takes else {"base_url": None}
-        changed |= {} if asked and "api_key" in takes else {"credentials": None}
-        for name in ("seed", "base_url", "credentials"):
-            if getattr(self, name) is not None:
-                changed[name] = getattr(self, name)
-        return RunSettings.checked(**{**settings.model_dump(), **changed})
 
 
 def failed_rows(layout: Layout, kinds: Sequence[str]) -> pl.DataFrame:

@@ -14,7 +14,7 @@ from imagetask.errors import DatasetError
 from imagetask.layout import FORMAT_VERSION, Layout, read_json, write_json
 from imagetask.parts import finished_chunks
 from imagetask.plan import read_plan
-from imagetask.retrying import Retry
+from imagetask.retry_settings import Retry
 from imagetask.settings import RunSettings
 
 RunState = Literal["running", "finished", "stopped"]

@@ -6,17 +6,16 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from imagetask.errors import UsageError
-from imagetask.layout import Layout
-from imagetask.models import BACKENDS, split_model
-from imagetask.models.managed import MAX_CONCURRENCY
-from imagetask.models.redact import bare_url
-from imagetask.store import check_store_url
+from imagetask.models import BACKENDS, MAX_CONCURRENCY, split_model
+
+if TYPE_CHECKING:
+    from imagetask.layout import Layout
 
 _SECRET_WORDS = ("api[-_]?key", "token", "secret", "password", "authorization")
 _IN_ANY_CASE = [re.sub("[a-z]", lambda letter: f"[{letter[0].upper()}{letter[0]}]", word) for word in _SECRET_WORDS]
@@ -24,6 +23,7 @@ SECRET_NAME = rf"(^|[-_])({'|'.join(_IN_ANY_CASE)})$"
 """What the names in `param` must not match. JSON schema, which knows no flag for the case, takes it as it is."""
 BLOCK_NAME = "^[a-z0-9-]+$"
 """What the name of a block matches: keys have other letters too."""
+Runner = Literal["threads", "dask"]
 DEFAULT_TASK = "imagetask.tasks:ImageGeneration"
 
 
@@ -128,6 +128,12 @@ class RunSettings(BaseModel):
         description="Where generations are kept: a folder, s3://…, gs://… or az://…; default: the dataset's own.",
     )
     rebuild: bool = Field(default=False, description="Make every part of the dataset anew, from the store.")
+    runner: Runner = Field(
+        default="threads", description="Where chunks run: threads of the run's own process, or the workers of Dask."
+    )
+    dask_address: str | None = Field(
+        default=None, description="Address of the Dask scheduler, as in tcp://HOST:8786; with the runner dask."
+    )
 
     @field_validator("model", mode="before")
     @classmethod
@@ -163,16 +169,29 @@ class RunSettings(BaseModel):
     @field_validator("store")
     @classmethod
     def _absolute_store(cls, value: str | None) -> str | None:
-        if value is None or "://" in value:
-            check_store_url(value or "")
+        if value is None:
+            return None
+        if "://" in value:
+            from imagetask.store import check_store_url
+
+            check_store_url(value)
             return value
         return str(_expanded(Path(value)).absolute())
+
+    @field_validator("dask_address")
+    @classmethod
+    def _only_an_address(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"(tcp://|tls://)?[^\s/@?]+:\d+", value):
+            raise ValueError("expected the address of a Dask scheduler, as in tcp://HOST:8786")
+        return value
 
     @field_validator("source")
     @classmethod
     def _no_urls(cls, value: str | list[str]) -> str | list[str]:
         for item in [value] if isinstance(value, str) else value:
             if "://" in item:
+                from imagetask.models.redact import bare_url
+
                 raise ValueError(f"{bare_url(item)!r} is a URL: download it first, and give the file")
             _expanded(Path(item))
         return value
@@ -198,14 +217,19 @@ class RunSettings(BaseModel):
     def checked(cls, **fields: Any) -> RunSettings:
         """The settings, or a `UsageError` of one sentence that names the option."""
         try:
-            return cls(**fields)
+            settings = cls(**fields)
         except ValidationError as error:
             field, why = what_is_wrong(error)
             why = why or f"there is no such option; there are {', '.join(cls.model_fields)}"
             raise UsageError(f"--{(field or 'settings').replace('_', '-')}: {why}") from None
+        if settings.runner == "dask" and settings.dask_address is None:
+            raise UsageError("--runner dask: name its scheduler with --dask-address, as in tcp://HOST:8786")
+        return settings
 
     @property
     def layout(self) -> Layout:
+        from imagetask.layout import Layout
+
         return Layout(self.out)
 
     @property

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from imagetask_flows.models_in_use import account_of, managed_model
+from imagetask_flows.accounts import account_of, managed_model
 from pydantic import SecretStr
 
 from imagetask.blocks import InferenceEndpointsCredentials, OpenAIImageCredentials

@@ -43,6 +43,9 @@ INSIDE = {
     "source_rows": "sources",
     "stored_records": "store",
     "lost_images": "shards",
+    "object_stores": "store",
+    "retry_settings": "settings",
+    "cutting": "shards",
     "tried_instead": "chunks",
 }
 """Module → the room that it is a part of."""

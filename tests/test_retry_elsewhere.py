@@ -21,7 +21,7 @@ from imagetask.models import load_model
 from imagetask.models.breakers import Breakers
 from imagetask.models.identity import Identity
 from imagetask.models.managed import ManagedModel
-from imagetask.retrying import Retry
+from imagetask.retry_settings import Retry
 from imagetask.runs import Run
 from imagetask.settings import RunSettings
 from imagetask.store import GenerationStore

@@ -12,7 +12,8 @@ from uuid import UUID
 
 import polars as pl
 from imagetask_flows import monitoring
-from imagetask_flows.models_in_use import closing_models, make_model, open_model
+from imagetask_flows.accounts import make_model
+from imagetask_flows.models_in_use import closing_models, open_model
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 
 from imagetask.errors import GenerationError, UsageError
-from imagetask.models.connections import checked_key
 
 from .terminal import DONE, if_interrupted, quiet, say
 
@@ -143,6 +142,8 @@ def _typed(prompt: str) -> str:
 
 
 def _fit(key: str | None, source: str) -> str:
+    from imagetask.models.connections import checked_key
+
     try:
         return checked_key(key, source)
     except GenerationError as error:

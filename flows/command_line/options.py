@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from cyclopts import Group, Parameter
 
 from imagetask.errors import UsageError
-from imagetask.settings import RunSettings
+from imagetask.settings import Runner, RunSettings
 
 _MODEL = Group("Model", sort_key=1)
 _PICTURE = Group("Picture", sort_key=2)
@@ -59,6 +59,8 @@ class Options:
     max_refused_share: Annotated[float | None, _option("max_refused_share", _RUN)] = None
     store: Annotated[str | None, _option("store", _RUN)] = None
     rebuild: Annotated[bool | None, _option("rebuild", _RUN)] = None
+    runner: Annotated[Runner | None, _option("runner", _RUN)] = None
+    dask_address: Annotated[str | None, _option("dask_address", _RUN)] = None
 
     def parameters(self, source: tuple[str, ...], out: Path) -> dict[str, Any]:
         """The flow's parameters: what was given, by name. Raises `UsageError`."""

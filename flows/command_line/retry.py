@@ -5,33 +5,45 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from imagetask.errors import DatasetError
+from imagetask.retry_settings import LIMITS, retry_descriptions
+from imagetask.settings import Runner
 
 from .running import run_flow
 from .terminal import DONE, quiet, say
 
-_SHARE = "A larger share of {} rows among 100 in a row that are asked of another model stops the run."
+_WHICH = Group("Which, and with what", sort_key=1)
+_LAST = Group(
+    "In place of the last run's", help="The shares are those of rows that are asked of another model.", sort_key=2
+)
+_TOLD = retry_descriptions()
+
+
+def _option(name: str, prefix: str = "") -> Parameter:
+    return Parameter(help=f"{prefix}{_TOLD[name]}", group=_LAST if name in LIMITS else _WHICH, negative=())
 
 
 def retry(
     folder: Annotated[Path, Parameter(help="Folder of the dataset.")],
     /,
     *,
-    kind: Annotated[list[str] | None, Parameter(help="Repeatable. Kind of failure; default: all.", negative=())] = None,
-    model: Annotated[str | None, Parameter(help="BACKEND:MODEL_ID to ask in place of the one that failed.")] = None,
-    seed: Annotated[int | None, Parameter(help="Seed to take in place of the run's.")] = None,
-    base_url: Annotated[str | None, Parameter(help="URL of the server of --model.")] = None,
-    credentials: Annotated[str | None, Parameter(help="Name of a saved block for --model.")] = None,
-    max_images: Annotated[int | None, Parameter(help="Images that the dataset may cost, over all runs.")] = None,
-    max_cost: Annotated[float | None, Parameter(help="USD that the dataset may cost, over all runs.")] = None,
-    max_concurrency: Annotated[int | None, Parameter(help="Calls under way at once, at most.")] = None,
-    requests_per_minute: Annotated[float | None, Parameter(help="Calls a minute, at most.")] = None,
-    timeout: Annotated[float | None, Parameter(help="Seconds that one call may take.")] = None,
-    max_failed: Annotated[int | None, Parameter(help="More failed rows than this stop the run.")] = None,
-    max_failed_share: Annotated[float | None, Parameter(help=_SHARE.format("failed"))] = None,
-    max_refused_share: Annotated[float | None, Parameter(help=_SHARE.format("refused"))] = None,
+    kind: Annotated[list[str] | None, _option("kind", "Repeatable. ")] = None,
+    model: Annotated[str | None, _option("model")] = None,
+    seed: Annotated[int | None, _option("seed")] = None,
+    base_url: Annotated[str | None, _option("base_url")] = None,
+    credentials: Annotated[str | None, _option("credentials")] = None,
+    max_images: Annotated[int | None, _option("max_images")] = None,
+    max_cost: Annotated[float | None, _option("max_cost")] = None,
+    max_concurrency: Annotated[int | None, _option("max_concurrency")] = None,
+    requests_per_minute: Annotated[float | None, _option("requests_per_minute")] = None,
+    timeout: Annotated[float | None, _option("timeout")] = None,
+    max_failed: Annotated[int | None, _option("max_failed")] = None,
+    max_failed_share: Annotated[float | None, _option("max_failed_share")] = None,
+    max_refused_share: Annotated[float | None, _option("max_refused_share")] = None,
+    runner: Annotated[Runner | None, _option("runner")] = None,
+    dask_address: Annotated[str | None, _option("dask_address")] = None,
 ) -> int:
     """Try the failed rows of FOLDER again, and nothing else: also those that a further run would not ask for.
 
@@ -44,8 +56,8 @@ def retry(
     from imagetask.layout import is_running
     from imagetask.retrying import failed_rows
 
-    from ..check import check_models
-    from ..retry_failed import retry_settings
+    from ..check import check_models, retry_settings
+    from ..embedded_server import EmbeddedServer
 
     settings, asked = retry_settings(**parameters)
     if is_running(settings.layout):
@@ -54,6 +66,7 @@ def retry(
         kinds = f" with {' or '.join(asked.kind)}" if asked.kind else ""
         say(f"{folder}: no row has failed{kinds}: nothing to retry")
         return DONE
+    server = EmbeddedServer()
     for name in settings.model:
         check_models(asked.settings_for(settings, name))
-    return run_flow("retry_failed", parameters, folder, settings)
+    return run_flow("retry_failed", parameters, folder, settings, server)

@@ -6,24 +6,32 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from imagetask.settings import RunSettings
 
-from .terminal import DONE, SOME_FAILED, SOME_PENDING, console, if_interrupted, quiet, say
+from .terminal import DONE, SOME_FAILED, SOME_PENDING, console, if_interrupted, say
+
+if TYPE_CHECKING:
+    from ..embedded_server import EmbeddedServer
 
 KEPT = "What came in is kept; the same command goes on from there."
 
 
-def run_flow(name: str, parameters: dict[str, Any], out: Path, settings: RunSettings) -> int:
+_AT_THE_START = ("fastapi.encoders", "prefect.flow_engine", "prefect.task_engine", "prefect.utilities.visualization")
+"""What Prefect imports when a flow starts (seen with 3.8.8): while its server starts, that takes no time of its own."""
+
+
+def run_flow(name: str, parameters: dict[str, Any], out: Path, settings: RunSettings, server: EmbeddedServer) -> int:
     """Runs a flow with a progress bar, and tells what it came to; gives the exit code. Prefect's logs go to its server.
 
-    name: "generate_images" or "retry_failed". out: the folder as it was given.
+    name: "generate_images" or "retry_failed". out: the folder as it was given. server: prepared, not yet started.
     """
     started = time.monotonic()
     with if_interrupted(f"Interrupted. {KEPT}"):
-        state_name, counts = _ended(name, parameters)
+        state_name, counts = _ended(name, parameters, server)
     from ..outcome import BUDGET_REACHED
     from .progress_bar import print_summary
 
@@ -50,12 +58,11 @@ def _store_told() -> Iterator[None]:
         log.removeHandler(handler)
 
 
-def _ended(name: str, parameters: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
+def _ended(name: str, parameters: dict[str, Any], server: EmbeddedServer) -> tuple[str | None, dict[str, Any]]:
     """The name of the state that the flow came to, and its counts. Raises what it raises."""
-    quiet()
-    from ..embedded_server import start_server
-
-    wait_for_server = start_server(lambda text: console.print(text, highlight=False))
+    wait_for_server = server.start(lambda text: console.print(text, highlight=False))
+    for module in _AT_THE_START:
+        import_module(module)
     from ..generate_images import generate_images
     from ..retry_failed import retry_failed
     from .progress_bar import shown

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from imagetask.errors import UsageError
-from imagetask.models.base import AsyncImageGenerationModel, Generation, ImageGenerationModel, ImageRequest
+
+if TYPE_CHECKING:
+    from imagetask.models.base import AsyncImageGenerationModel, Generation, ImageGenerationModel, ImageRequest
 
 __all__ = [
     "BACKENDS",
+    "MAX_CONCURRENCY",
     "AsyncImageGenerationModel",
     "Generation",
     "ImageGenerationModel",
@@ -28,8 +31,21 @@ BACKENDS: dict[str, str] = {
 }
 """Backend name → class, imported on use. A new backend is a file in this folder and a line here."""
 
+MAX_CONCURRENCY = 64
+"""Default for how many calls may be under way at once in a process; how many are is found out while running."""
+
 _EXTRAS = {"openai": "openai"}
 """Backend name → the extra that brings its client, where it is not among the dependencies."""
+
+
+_IN_BASE = frozenset({"AsyncImageGenerationModel", "Generation", "ImageGenerationModel", "ImageRequest"})
+"""Imported on use, and Pillow with it: settings and the command line's help need the names of the backends alone."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _IN_BASE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("imagetask.models.base"), name)
 
 
 def split_model(model: str) -> tuple[str, str | None]:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import os
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
-from imagetask.crash_points import reach
-from imagetask.errors import StorageError
+from imagetask.models.ledger import NANO, Amounts, Ledger, read_amounts
 
-_NANO = 1_000_000_000
-"""Amounts are whole billionths of a USD, so that they add up exactly."""
-_UNKNOWN = "?"
-"""Stands in the ledger for an amount that is not known."""
+_ALONE = nullcontext()
+_LOOK_AGAIN = 0.5
+"""How long a call waits for what other processes have reserved before it looks again (seconds)."""
 
 
 class BudgetReached(Exception):
@@ -30,7 +29,7 @@ class Reservation:
 
     @property
     def usd(self) -> float | None:
-        return None if self.nano is None else self.nano / _NANO
+        return None if self.nano is None else self.nano / NANO
 
 
 class Spent(NamedTuple):
@@ -47,42 +46,55 @@ class Budget:
     max_images: images that were, or may have been, paid for. max_cost: USD. None for no limit.
     ledger: a file of the dataset to which every amount is appended before and after its call, so that what earlier
     runs spent counts, killed ones too: what was reserved and never settled counts as spent. None keeps no account.
+    shared: other processes of the run spend of it at the same time, by the same ledger; `note_elsewhere` is called
+    about once a second then.
     Raises `StorageError` where the ledger cannot be read or written.
     """
 
     def __init__(
-        self, *, max_images: int | None = None, max_cost: float | None = None, ledger: Path | None = None
+        self,
+        *,
+        max_images: int | None = None,
+        max_cost: float | None = None,
+        ledger: Path | None = None,
+        shared: bool = False,
     ) -> None:
         self.max_images = max_images
         self.max_cost = max_cost
-        self._ledger = ledger
         self._most = None if max_cost is None else _nano(max_cost)
-        self._images, self._spent, self._unpriced = (0, 0, 0) if ledger is None else _opened(ledger)
+        self._ledger = None if ledger is None else Ledger(ledger, shared=shared)
+        self._amounts = Amounts() if self._ledger is None else self._ledger.amounts
+        self._elsewhere = _Elsewhere() if shared else None
         self._reserved = 0
         self._changed = asyncio.Event()
+        self._stopped: Callable[[], BaseException] | None = None
         self.reached = False
 
     @property
     def images(self) -> int:
         """Images spent so far, by all runs, with what is reserved."""
-        return self._images
+        return self._amounts.images
+
+    @property
+    def reserved(self) -> int:
+        """Calls of this process that are under way."""
+        return self._reserved
 
     async def reserve(self, price: float | None) -> Reservation:
         """Takes the price of one image (USD) out of the budget, before its call; None where it is not known.
 
         Images that were paid for at an unknown price count with this one.
-        Where what is left is reserved by other calls, it waits for them: they may fail, and cost nothing.
-        Raises `BudgetReached`.
+        Where what is left is reserved by other calls, here or in other processes, it waits for them: they may fail, and
+        cost nothing. Raises `BudgetReached`, and the error of `stop`.
         """
         nano = None if price is None else _nano(price)
-        while not self._fits(nano):
-            if not self._reserved:
+        while not self._taken(nano):
+            if not self._reserved and (self._elsewhere is None or self._elsewhere.settled(self._size)):
                 self.reached = True
                 raise BudgetReached
-            self._changed.clear()
-            await self._changed.wait()
-        self._add(1, nano)
-        self._reserved += 1
+            await self._change()
+            if self._stopped is not None:
+                raise self._stopped()
         return Reservation(nano)
 
     def settle(self, reservation: Reservation, usd: float | None) -> None:
@@ -99,6 +111,40 @@ class Budget:
         """No image was made."""
         self._end((-1, None if reservation.nano is None else -reservation.nano))
 
+    def stop(self, error: Callable[[], BaseException]) -> None:
+        """Who waits for what others have reserved, now or later, gets the error. From any thread."""
+        self._stopped = error
+
+    def note_elsewhere(self, reserved: int) -> None:
+        """How many calls other processes of the run have under way, as was just asked of them. From any thread."""
+        assert self._elsewhere is not None
+        self._elsewhere.note(reserved)
+
+    def _taken(self, nano: int | None) -> bool:
+        """Whether there was room, which is reserved then."""
+        limited = self.max_images is not None or self._most is not None
+        with self._ledger.held() if limited and self._elsewhere and self._ledger else _ALONE:
+            if not self._fits(nano):
+                return False
+            self._add(1, nano)
+        self._reserved += 1
+        return True
+
+    @property
+    def _size(self) -> int:
+        return 0 if self._ledger is None else self._ledger.size
+
+    async def _change(self) -> None:
+        """Waits until a call of this process ends; what others do is looked at again after a while."""
+        self._changed.clear()
+        if self._elsewhere is None:
+            await self._changed.wait()
+            return
+        try:
+            await asyncio.wait_for(self._changed.wait(), _LOOK_AGAIN)
+        except TimeoutError:
+            return
+
     def _end(self, *changes: tuple[int, int | None]) -> None:
         """Of a reservation; those who wait go on also where the ledger cannot be written."""
         self._reserved -= 1
@@ -107,73 +153,50 @@ class Budget:
             self._add(images, nano)
 
     def _fits(self, nano: int | None) -> bool:
-        if self.max_images is not None and self._images >= self.max_images:
+        known = self._amounts
+        if self.max_images is not None and known.images >= self.max_images:
             return False
-        return self._most is None or self._spent + (1 + self._unpriced) * (nano or 0) <= self._most
+        return self._most is None or known.nano + (1 + known.unpriced) * (nano or 0) <= self._most
 
     def _add(self, images: int, nano: int | None) -> None:
-        self._images += images
-        self._spent += nano or 0
-        self._unpriced += images if nano is None else 0
         if self._ledger is not None:
-            amount = _UNKNOWN if nano is None else f"{Decimal(nano) / _NANO:f}"
-            _append(self._ledger, f"{images} {amount}\n".encode())
-            reach("budget: noted")
+            self._ledger.add(images, nano)
+        else:
+            self._amounts.add(images, nano)
+
+
+class _Elsewhere:
+    """Whether other processes have calls under way that may yet be given back.
+
+    They tell how many a moment ago. So they have none for good where they were asked twice, had none, and nobody wrote
+    into the ledger meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._notes, self._reserved = 0, 0
+        self._size = -1
+        self._since = 0
+
+    def note(self, reserved: int) -> None:
+        if reserved:
+            self._size = -1
+        self._reserved = reserved
+        self._notes += 1
+
+    def settled(self, size: int) -> bool:
+        """size: bytes of the ledger, as just read."""
+        if size != self._size or self._reserved:
+            self._size, self._since = size, self._notes
+            return False
+        return self._notes >= self._since + 2
 
 
 def spent(ledger: Path) -> Spent:
     """What a ledger counts. Raises `StorageError`."""
-    images, nano, unpriced = _read(ledger)
-    return Spent(images, nano / _NANO, unpriced)
+    amounts = Amounts()
+    read_amounts(ledger, amounts)
+    return Spent(amounts.images, amounts.nano / NANO, amounts.unpriced)
 
 
 def _nano(usd: float) -> int:
-    return round(Decimal(repr(float(usd))) * _NANO)
-
-
-def _append(ledger: Path, line: bytes) -> None:
-    """One line in one write, so that a kill leaves it out rather than in half."""
-    try:
-        file = os.open(ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        try:
-            written = os.write(file, line)
-            if written != len(line):
-                os.ftruncate(file, os.fstat(file).st_size - written)  # half a line would spoil the next one
-                raise StorageError(f"could not write {ledger}: the disk is full")
-        finally:
-            os.close(file)
-    except OSError as error:
-        raise StorageError(f"could not write {ledger}: {error.strerror}") from error
-
-
-def _opened(ledger: Path) -> tuple[int, int, int]:
-    """What the ledger counts; half a line that a kill left is taken off, so that the next one starts on its own."""
-    counted = _read(ledger)
-    try:
-        text = ledger.read_bytes()
-        if not text.endswith(b"\n"):
-            os.truncate(ledger, text.rfind(b"\n") + 1)
-    except FileNotFoundError:
-        return counted
-    except OSError as error:
-        raise StorageError(f"could not write {ledger}: {error.strerror}") from error
-    return counted
-
-
-def _read(ledger: Path) -> tuple[int, int, int]:
-    try:
-        text = ledger.read_bytes()
-    except FileNotFoundError:
-        return 0, 0, 0
-    except OSError as error:
-        raise StorageError(f"could not read {ledger}: {error.strerror}") from error
-    images = nano = unpriced = 0
-    for line in text[: text.rfind(b"\n") + 1].splitlines():
-        try:
-            count, usd = line.decode().split()
-            images += int(count)
-            unpriced += int(count) if usd == _UNKNOWN else 0
-            nano += 0 if usd == _UNKNOWN else round(Decimal(usd) * _NANO)
-        except (ValueError, InvalidOperation) as error:
-            raise StorageError(f"{ledger} is damaged: remove it, and what was spent so far counts no longer") from error
-    return images, nano, unpriced
+    return round(Decimal(repr(float(usd))) * NANO)

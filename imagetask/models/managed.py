@@ -12,7 +12,8 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
-from imagetask.errors import ErrorKind, GenerationError, StopReason, StorageError
+from imagetask.errors import ErrorKind, GenerationError, RunStopped, StopReason, StorageError
+from imagetask.models import MAX_CONCURRENCY
 from imagetask.models.attempts import Ask, following
 from imagetask.models.base import (
     AsyncImageGenerationModel,
@@ -29,9 +30,6 @@ from imagetask.models.pacing import Pace
 from imagetask.models.redact import one_line
 from imagetask.models.tally import Tally
 from imagetask.store import GenerationStore, generation_key
-
-MAX_CONCURRENCY = 64
-"""Default for how many calls may be under way at once in a process; how many are is found out while running."""
 
 Input = str | ImageRequest | GenerationError | None
 
@@ -99,6 +97,11 @@ class ManagedModel:
     def tally(self) -> Tally:
         """What became of the generations so far, over all views."""
         return self._tally
+
+    @property
+    def stopped(self) -> RunStopped | None:
+        """Why no more calls may be made, or None."""
+        return self._calls.stopped
 
     def uncounted(self) -> ManagedModel:
         """A view whose generations are not counted in the tally: they are looked at once more."""

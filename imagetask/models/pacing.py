@@ -43,6 +43,13 @@ class Pace:
         self._answered_since_cut = True
         self._stopped: Callable[[], BaseException] | None = None
 
+    def change(self, max_concurrency: int, requests_per_minute: float | None = None) -> None:
+        """Other limits from here on. More calls than they allow end as they would have, and none takes their place."""
+        self.max_concurrency = max_concurrency
+        self.limit = min(self.limit, float(max_concurrency))
+        self._interval = 60.0 / requests_per_minute if requests_per_minute else 0.0
+        self._hand_out()
+
     async def acquire(self, *, again: bool = False) -> int:
         """Waits for a place; gives the call's ticket, a number that grows with each call.
 

@@ -1,0 +1,203 @@
+"""The workers of a Dask cluster, as the flow sees them: chunks go there, and about once a second a word and back."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import copy_context
+from dataclasses import replace
+from typing import Any, cast
+
+from prefect.client.schemas.objects import State
+from prefect.futures import PrefectFuture
+from prefect_dask.task_runners import DaskTaskRunner
+
+from imagetask.errors import ImageTaskError, UsageError
+from imagetask.models.redact import told
+from imagetask.retry_settings import Retry
+from imagetask.settings import RunSettings
+
+from .accounts import account_of
+from .models_in_use import stop_models, stopped, take_told
+from .shares import Share, Told
+from .task_runners import ChunkTask, most_chunks
+from .worker_processes import Report, Word, close, hear, sees_run
+
+logger = logging.getLogger(__name__)
+
+_EVERY = 1.0
+"""Seconds between two words to the workers."""
+CONNECT_SECONDS = 10
+
+
+class DaskWorkers:
+    """A `ChunkRunner`. Each worker process has its share of the run's limits; a new one gets its own once the others
+    keep to theirs, and what one had that is gone goes to those that are left."""
+
+    def __init__(self, runner: DaskTaskRunner, settings: RunSettings, run_id: str, at_once: int) -> None:
+        self._runner = runner
+        self._client: Any = cast(Any, runner.client)
+        self._run = run_id
+        self._folder = str(settings.out)
+        self._address = settings.dask_address
+        self._at_once = at_once
+        self._threads: dict[str, int] = self._client.nthreads()
+        self._reports: dict[str, Report] = {}
+        self._ended = threading.Event()
+
+    def submit(self, chunk_task: ChunkTask, parameters: dict[str, Any]) -> PrefectFuture[Any]:
+        future: PrefectFuture[Any] = self._runner.submit(chunk_task, parameters)
+        return future
+
+    def window(self, generations: int) -> int:
+        """For all processes together; one chunk more than its threads waits for each. Where there are more processes
+        than calls at once, no more chunks than calls: each process makes one then."""
+        processes = max(1, len(self._threads))
+        if processes > self._at_once:
+            return self._at_once
+        each = most_chunks(Share(processes).places(self._at_once), generations)
+        return sum(min(each, 1 + threads) for threads in self._threads.values()) or each
+
+    def ended(self, future: PrefectFuture[Any]) -> State[Any]:
+        future.wait()
+        wrapped: Any = getattr(future, "wrapped_future", None)
+        if wrapped.status != "finished":
+            raise self._lost(wrapped)
+        return future.state
+
+    def check(self) -> None:
+        """Raises `UsageError` where there is no worker, or one that cannot do the work."""
+        if not self._threads:
+            raise UsageError(
+                f"the Dask scheduler at {self._address} has no workers: start some with dask worker {self._address}"
+            )
+        seen = self._client.run(sees_run, self._folder, on_error="return")
+        for worker, answer in seen.items():
+            if isinstance(answer, ImportError):
+                raise UsageError(f"the Dask worker {worker} lacks what a run needs: {answer}; install imagetask there")
+            if isinstance(answer, BaseException):
+                raise UsageError(f"the Dask worker {worker} cannot be used: {told(answer)}") from answer
+            if not answer:
+                raise UsageError(
+                    f"the Dask worker {worker} does not see the folder {self._folder}: "
+                    "it must be on a file system that all workers share, under the same path"
+                )
+
+    @contextmanager
+    def kept_up(self) -> Iterator[None]:
+        """Speaks with the workers for the length of the block, and then has them close the run."""
+        self._speak()
+        thread = threading.Thread(target=copy_context().run, args=(self._keep_up,), name="imagetask-dask", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._ended.set()
+            thread.join()
+            self._close()
+
+    def _keep_up(self) -> None:
+        level = logging.WARNING
+        while not self._ended.wait(_EVERY):
+            try:
+                self._speak()
+            except Exception as error:
+                logger.log(level, "the Dask workers were not reached: %s", told(error))
+                level = logging.DEBUG
+
+    def _speak(self) -> None:
+        self._threads = self._client.nthreads()
+        word = self._word()
+        answers = self._reports_of(self._client.run(hear, word, workers=list(word.shares), on_error="return"))
+        new = [worker for worker, report in answers.items() if not report.takes_part]
+        if new and all(report.within for report in answers.values()):
+            begun = self._client.run(hear, word, begin=True, workers=new, on_error="return")
+            answers |= self._reports_of(begun)
+        self._take(answers)
+
+    def _word(self) -> Word:
+        workers = sorted(self._threads)
+        shares = {worker: Share(len(workers), rank) for rank, worker in enumerate(workers)}
+        calls = {worker: report.reserved for worker, report in self._reports.items() if worker in shares}
+        elsewhere = {worker: sum(calls.values()) - calls.get(worker, 0) for worker in workers}
+        return Word(self._run, self._folder, shares, elsewhere, stopped(self._run))
+
+    def _reports_of(self, answers: dict[str, Any]) -> dict[str, Report]:
+        """Without those of workers that died meanwhile, or could not answer."""
+        return {worker: answer for worker, answer in answers.items() if isinstance(answer, Report)}
+
+    def _take(self, answers: dict[str, Report]) -> None:
+        """Takes what each told; of one that is gone what it had finished, since its other chunks are done again."""
+        now = {report.process for report in answers.values()} | {
+            report.process for worker, report in self._reports.items() if worker in self._threads
+        }
+        for worker, report in list(self._reports.items()):
+            successor = answers.get(worker)
+            if report.process not in now or (successor is not None and successor.process != report.process):
+                take_told(self._run, report.process, _of_gone(report))
+                del self._reports[worker]
+        for worker, report in answers.items():
+            self._reports[worker] = report
+            take_told(self._run, report.process, _here(report.told))
+            if report.stopped is not None and stopped(self._run) is None:
+                stop_models(self._run, *report.stopped)
+
+    def _close(self) -> None:
+        try:
+            self._take(self._reports_of(self._client.run(close, self._run, on_error="return")))
+        except Exception as error:
+            logger.warning("the Dask workers were not told that the run is over: %s", told(error))
+
+    def _lost(self, wrapped: Any) -> ImageTaskError:
+        why = "the connection to the scheduler was lost"
+        if wrapped.status == "error":
+            why = told(wrapped.exception())
+        return ImageTaskError(
+            f"a chunk was lost on the Dask cluster at {self._address}: {why}. What came in is kept; "
+            "see the workers' logs, and run the same command again"
+        )
+
+
+@contextmanager
+def dask_workers(settings: RunSettings, run_id: str, retry: Retry | None = None) -> Iterator[DaskWorkers]:
+    """The workers of the scheduler that the settings name. Raises `UsageError`."""
+    runner = DaskTaskRunner(address=settings.dask_address, client_kwargs={"timeout": CONNECT_SECONDS})
+    with runner:
+        try:
+            _ = runner.client
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"no Dask scheduler answers at {settings.dask_address}: start one with dask scheduler, "
+                "or name another with --dask-address"
+            ) from error
+        workers = DaskWorkers(runner, settings, run_id, _most_at_once(settings, retry))
+        workers.check()
+        with workers.kept_up():
+            yield workers
+
+
+def _most_at_once(settings: RunSettings, retry: Retry | None) -> int:
+    """Calls at once, at most, that the most limited of the accounts bears which the run asks with."""
+    asked = [(settings if retry is None else retry.settings_for(settings, model), model) for model in settings.model]
+    tried = None if retry is None else retry.model
+    return min(account_of(changed, tried or model).max_concurrency for changed, model in asked)
+
+
+def _of_gone(report: Report) -> Told:
+    """The calls of a process that is gone were made; of its generations only those in finished chunks are not asked
+    for again elsewhere."""
+    calls = [
+        replace(tally, done=0, pending=0, failed=type(tally.failed)(), waiting_until=0.0)
+        for tally in report.told.tallies
+    ]
+    return Told([*calls, report.ended], report.told.budget_reached)
+
+
+def _here(told_there: Told) -> Told:
+    """With the clock of this process."""
+    now = time.monotonic()
+    tallies = [replace(tally, waiting_until=now + tally.waiting_until) for tally in told_there.tallies]
+    return replace(told_there, tallies=tallies)

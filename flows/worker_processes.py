@@ -1,0 +1,221 @@
+"""The processes that a run's chunks are handed to: what they are told about once a second, and tell.
+
+A process makes no call for a run before it was told its share of the run's limits, nor long after it was told last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from imagetask.errors import RunStopped, StopReason
+from imagetask.layout import Layout
+from imagetask.models.tally import Tally
+from imagetask.runs import Counts
+from imagetask.settings import RunSettings
+
+from .models_in_use import (
+    begin_share,
+    budget_reached,
+    close_models,
+    reserved,
+    share_of,
+    stop_models,
+    stopped,
+    take_share,
+    tallies,
+    within_share,
+)
+from .shares import Share, Told
+
+SILENCE = 600.0
+"""After so many seconds without a word of its flow a run is over here: the flow's process is gone.
+Dask takes five minutes to give up a worker that hangs, and the others hear nothing meanwhile."""
+_FIRST_WORD = 900.0
+"""A process that joins waits so long, at most, for the calls of the others to come down to their shares (seconds)."""
+_SEEN_WITHIN = 10.0
+"""A file system between machines shows a new file after a while (seconds)."""
+_GONE = "the process of its flow is gone, or cannot reach this one"
+
+NAME = uuid4().hex
+"""Of this process: another one at its address has another."""
+
+
+@dataclass(slots=True)
+class _Known:
+    """Of a run: when its flow was heard last, its folder, and what became of its finished chunks."""
+
+    folder: str
+    heard: float = field(default_factory=time.monotonic)
+    ended: Tally = field(default_factory=Tally)
+
+
+_known: dict[str, _Known] = {}
+_watching = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """What the flow says to all of a run's processes. shares, elsewhere: of each by its address; what it has of the
+    limits, and how many calls the others have under way. stop: why no more calls may be made."""
+
+    run: str
+    folder: str
+    shares: Mapping[str, Share]
+    elsewhere: Mapping[str, int]
+    stop: tuple[StopReason, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a process answers.
+
+    takes_part: it has a share. within: it has no more calls under way than that allows. told: what became of its
+    generations; ended: of those in finished chunks alone. reserved: calls under way for which budget is reserved.
+    stopped: why it makes no more calls.
+    """
+
+    process: str
+    takes_part: bool
+    within: bool
+    told: Told
+    ended: Tally
+    reserved: int
+    stopped: tuple[StopReason, str] | None
+
+
+def hear(word: Word, begin: bool = False, dask_worker: Any = None) -> Report:
+    """Takes the flow's word in this process; gives its own. begin: a process that has no share yet gets it."""
+    _quiet()
+    run, share = word.run, word.shares.get(dask_worker.address)
+    if begin and share_of(run) is None and share is not None:
+        _stop_others(run, word.folder)
+        _known[run] = _Known(word.folder)
+        begin_share(run, share)
+        _watch()
+    elif share_of(run) is not None and share is not None:
+        _known[run].heard = time.monotonic()
+        take_share(run, share, word.elsewhere.get(dask_worker.address, 0))
+    if word.stop is not None and share_of(run) is not None:
+        stop_models(run, *word.stop)
+    return _report(run)
+
+
+async def close(run: str, dask_worker: Any = None) -> Report:
+    """Closes the run's models in this process; gives its last word."""
+    report = _report(run)
+    await asyncio.to_thread(_close, run)
+    return replace(report, told=Told(_sendable(tallies(run)), budget_reached(run)))
+
+
+async def sees_run(folder: str, dask_worker: Any = None) -> bool:
+    """Whether this process sees the record of the run in the dataset's folder."""
+    until = time.monotonic() + _SEEN_WITHIN
+    record = Layout(Path(folder)).run
+    while not record.is_file():
+        if time.monotonic() > until:
+            return False
+        await asyncio.sleep(0.2)
+    return True
+
+
+def wait_for_share(run: str, settings: RunSettings) -> None:
+    """Of a run whose chunks are handed to workers: waits until this process has its share of the limits.
+
+    Raises `RunStopped` where it gets none.
+    """
+    if settings.runner == "threads":
+        return
+    until = time.monotonic() + _FIRST_WORD
+    while share_of(run) is None:
+        if time.monotonic() > until:
+            raise RunStopped("interrupted", _GONE)
+        time.sleep(0.05)
+
+
+def note_chunk(run: str, manifest: Mapping[str, Any]) -> None:
+    """Takes a chunk that this process has finished."""
+    if (known := _known.get(run)) is not None:
+        counts = Counts.of([manifest])
+        known.ended.done += counts.done
+        known.ended.pending += counts.pending
+        known.ended.failed.update(counts.failed)
+
+
+class _WithoutWords(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "hear" not in (record.args or ())
+
+
+@cache
+def _quiet() -> None:
+    """Dask logs each function that it runs so: a line a second, of each run."""
+    logging.getLogger("distributed.worker").addFilter(_WithoutWords())
+
+
+def _report(run: str) -> Report:
+    known = _known.get(run)
+    return Report(
+        NAME,
+        share_of(run) is not None,
+        within_share(run),
+        Told(_sendable(tallies(run)), budget_reached(run)),
+        Tally() if known is None else replace(known.ended, failed=known.ended.failed.copy()),
+        reserved(run),
+        stopped(run),
+    )
+
+
+def _sendable(own: list[Tally]) -> list[Tally]:
+    """Copies, for the calls go on. Clocks of two machines differ: `waiting_until` is told as seconds from now."""
+    now = time.monotonic()
+    return [
+        replace(
+            tally,
+            failed=tally.failed.copy(),
+            latencies=tally.latencies.copy(),
+            newest=tally.newest.copy(),
+            examples={kind: known.copy() for kind, known in tally.examples.copy().items()},
+            waiting_until=max(0.0, tally.waiting_until - now),
+        )
+        for tally in own
+    ]
+
+
+def _close(run: str) -> None:
+    try:
+        close_models(run)
+    finally:
+        _known.pop(run, None)
+
+
+def _stop_others(run: str, folder: str) -> None:
+    """Whoever begins a run holds its folder: the flow of an earlier one into it is dead."""
+    for other, known in list(_known.items()):
+        if other != run and known.folder == folder:
+            stop_models(other, "interrupted", _GONE)
+
+
+def _watch() -> None:
+    """Has the runs whose flow is silent stopped, and closed after as long again."""
+    if _watching.acquire(blocking=False):
+        threading.Thread(target=_look_after, name="imagetask-runs", daemon=True).start()
+
+
+def _look_after() -> None:
+    while True:
+        for run, known in list(_known.items()):
+            silent = time.monotonic() - known.heard
+            if silent > SILENCE:
+                stop_models(run, "interrupted", _GONE)
+            if silent > 2 * SILENCE:
+                _close(run)
+        time.sleep(1.0)

@@ -1,0 +1,98 @@
+"""A Dask cluster on loopback: a real scheduler, and real worker processes that can be killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+_ROOT = Path(__file__).parents[1]
+_START_SECONDS = 60.0
+
+
+class DaskCluster:
+    """The cluster as a test sees it; each process is the leader of a group of its own.
+
+    address: of the scheduler. folder: for its files and logs. environment: of its workers.
+    """
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._environment = {**os.environ, "PYTHONPATH": str(_ROOT), **environment}
+        self._file = folder / "scheduler.json"
+        self.scheduler = self._start("scheduler", "--port", "0", "--no-dashboard", "--scheduler-file", str(self._file))
+        self.workers: list[subprocess.Popen[bytes]] = []
+        self.address = self._address()
+
+    def _address(self) -> str:
+        until = time.monotonic() + _START_SECONDS
+        while time.monotonic() < until and self.scheduler.poll() is None:
+            if self._file.is_file() and (text := self._file.read_text()).endswith("}"):
+                return str(json.loads(text)["address"])
+            time.sleep(0.05)
+        raise RuntimeError(f"the Dask scheduler did not start: {(self._folder / 'scheduler.log').read_text()}")
+
+    def add_worker(self, threads: int = 4, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+        """Starts a worker process more, and waits until the scheduler knows it. environment: its own, beside theirs."""
+        known = set(self.addresses())
+        options = ("--no-nanny", "--nthreads", str(threads), "--no-dashboard", "--local-directory", str(self._folder))
+        worker = self._start("worker", self.address, *options, environment=environment)
+        self.workers.append(worker)
+        until = time.monotonic() + _START_SECONDS
+        while not set(self.addresses()) - known:
+            if time.monotonic() > until or worker.poll() is not None:
+                raise RuntimeError(f"the Dask worker did not start: {(self._folder / 'worker.log').read_text()}")
+            time.sleep(0.1)
+        return worker
+
+    def addresses(self) -> list[str]:
+        """Of the workers that the scheduler knows."""
+        from distributed import Client
+
+        with Client(self.address, set_as_default=False) as client:  # type: ignore[no-untyped-call]
+            return sorted(client.nthreads())
+
+    def log(self, name: str) -> str:
+        """What the scheduler, or the workers, wrote."""
+        return (self._folder / f"{name}.log").read_text()
+
+    def stop(self) -> None:
+        for process in (*self.workers, self.scheduler):
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    def _start(
+        self, what: str, *arguments: str, environment: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", f"distributed.cli.dask_{what}", *arguments, "--host", "127.0.0.1"]
+        with (self._folder / f"{what}.log").open("ab") as log:
+            return subprocess.Popen(
+                command,
+                cwd=self._folder,
+                env={**self._environment, **(environment or {})},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+
+@contextmanager
+def dask_cluster(
+    folder: Path, workers: int = 2, threads: int = 4, environment: Mapping[str, str] | None = None
+) -> Iterator[DaskCluster]:
+    """A scheduler with so many worker processes, which end with the block."""
+    folder.mkdir(parents=True, exist_ok=True)
+    cluster = DaskCluster(folder, environment or {})
+    try:
+        for _ in range(workers):
+            cluster.add_worker(threads)
+        yield cluster
+    finally:
+        cluster.stop()

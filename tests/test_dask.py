@@ -1,0 +1,269 @@
+"""Chunks on the workers of a Dask cluster: a real scheduler and two real worker processes on loopback."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from imagetask_flows import monitoring
+from imagetask_flows.generate_images import generate_images
+from imagetask_flows.models_in_use import stop_models
+
+from imagetask import ImageDataset
+from imagetask.errors import ImageTaskError, UsageError
+from imagetask.models.budget import spent
+from imagetask.runs import Run
+from imagetask.settings import RunSettings
+from tests.dask_cluster import DaskCluster, dask_cluster
+from tests.model_server import Call, ModelServer
+from tests.s3_server import S3Server, start_s3_server
+
+pytestmark = pytest.mark.prefect_server
+PLACES = 12
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[S3Server]:
+    with start_s3_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def cluster(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskCluster]:
+    """Two workers, each with a key of its own, by which the model server's ledger tells them."""
+    with dask_cluster(tmp_path_factory.mktemp("dask"), workers=0, environment=s3.environment) as cluster:
+        for number in (1, 2):
+            cluster.add_worker(environment={"OPENAI_API_KEY": f"key-of-worker-{number}"})
+        yield cluster
+
+
+@pytest.fixture(autouse=True)
+def _its_store(s3: S3Server, prefect_server: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("OPENAI_API_KEY", "key-of-the-flow")
+
+
+def run(cluster: DaskCluster, server: ModelServer, folder: Path, rows: int, **parameters: Any) -> Any:
+    """The state of a run over so many rows."""
+    source = folder / "prompts.csv"
+    source.write_text("prompt\n" + "".join(f"teapot number {number}\n" for number in range(rows)))
+    given = {"max_concurrency": PLACES, "chunk_rows": 10, **parameters}
+    return generate_images(
+        str(source),
+        str(folder / "out"),
+        model="openai:m",
+        base_url=server.openai_url,
+        runner="dask",
+        dask_address=cluster.address,
+        return_state=True,
+        **given,
+    )
+
+
+def counts_of(state: Any) -> dict[str, Any]:
+    counts: dict[str, Any] = state.result()
+    return counts
+
+
+def pictures(folder: Path) -> dict[str, str]:
+    """Prompt → the hash of the bytes of its image, of the rows that have one."""
+    rows = ImageDataset(folder / "out").scan().collect().to_dicts()
+    return {row["prompt"]: hashlib.sha256(row["image"]["bytes"]).hexdigest() for row in rows if row["image"]}
+
+
+def test_both_workers_make_images_within_the_limits_of_the_run_with_their_own_keys(
+    cluster: DaskCluster, s3: S3Server, model_server: ModelServer, tmp_path: Path
+) -> None:
+    model_server.latency = 0.2
+    counts = counts_of(run(cluster, model_server, tmp_path, 400, store=s3.store_url("both")))
+    assert (counts["done"], counts["reused"]) == (400, 0)
+    calls = model_server.calls
+    assert Counter(call.prompt for call in calls).most_common(1)[0][1] == 1
+    by_key = Counter(call.authorization for call in calls)
+    assert by_key.keys() == {"Bearer key-of-worker-1", "Bearer key-of-worker-2"}
+    assert min(by_key.values()) > 80
+    assert PLACES / 2 < model_server.max_in_flight <= PLACES
+    assert pictures(tmp_path) == {call.prompt: call.sha256 for call in calls}
+    progress = monitoring.current()
+    assert progress is not None
+    assert (progress.calls, progress.new_images, progress.finished, len(progress.latencies)) == (400, 400, 400, 400)
+
+    again = counts_of(run(cluster, model_server, tmp_path, 400, store=s3.store_url("both")))
+    assert (again["done"], again["reused"], len(model_server.calls)) == (400, 400, 400)
+
+
+def may_be_charged(calls: list[Call]) -> int:
+    return sum(call.status is None or call.status < 400 for call in calls)
+
+
+def test_a_budget_is_spent_to_the_last_image_and_not_exceeded_over_all_processes(
+    cluster: DaskCluster, model_server: ModelServer, tmp_path: Path
+) -> None:
+    model_server.latency = lambda prompt: 0.1 + 0.05 * (int(prompt.split()[-1]) % 7)
+    for number in range(0, 200, 9):
+        model_server.fail(f"teapot number {number}", "refused", forever=True)
+    state = run(cluster, model_server, tmp_path, 200, max_images=60)
+    counts = counts_of(state)
+    assert state.name == "Budget reached"
+    assert may_be_charged(model_server.calls) == counts["done"] == 60
+    assert spent(tmp_path / "out/_imagetask/spent.txt").images == 60
+    assert counts["pending"] + counts["failed"]["refused"] == 140
+    more = run(cluster, model_server, tmp_path, 200, max_images=500)
+    assert counts_of(more)["pending"] == 0
+    assert len({call.prompt for call in model_server.calls}) == len(model_server.calls) == 200
+
+
+def test_what_stops_a_run_in_a_worker_stops_it_everywhere_and_is_told_as_it_is(
+    cluster: DaskCluster, model_server: ModelServer, tmp_path: Path
+) -> None:
+    model_server.fail(None, "unauthorized", forever=True)
+    state = run(cluster, model_server, tmp_path, 200)
+    assert state.name == "Stopped: auth"
+    assert "Incorrect API key" in state.message
+    assert "the same parameters go on from there" in state.message
+    assert len(model_server.calls) <= 2 * PLACES
+    assert Run.read(tmp_path / "out").state == "stopped"
+
+
+def test_a_run_that_is_cancelled_makes_no_more_calls_anywhere(
+    cluster: DaskCluster, model_server: ModelServer, tmp_path: Path
+) -> None:
+    model_server.latency = 0.5
+
+    def cancel() -> None:
+        model_server.wait_for_calls(30, timeout=60)
+        progress = monitoring.current()
+        assert progress is not None
+        stop_models(progress.run, "interrupted", "it was cancelled")
+
+    thread = threading.Thread(target=cancel)
+    thread.start()
+    state = run(cluster, model_server, tmp_path, 400)
+    thread.join()
+    assert state.name == "Cancelled"
+    assert model_server.counts().in_flight == 0
+    made = len(model_server.calls)
+    assert 30 <= made < 200
+    counts = counts_of(run(cluster, model_server, tmp_path, 400))
+    assert counts["done"] == 400
+    assert len(model_server.calls) == 400, "what came in is kept"
+
+
+def test_a_killed_worker_costs_no_finished_image_and_one_that_joins_takes_its_part(
+    cluster: DaskCluster, model_server: ModelServer, s3: S3Server, tmp_path: Path
+) -> None:
+    model_server.latency = 0.4
+
+    def kill() -> None:
+        model_server.wait_for_calls(60, timeout=60)
+        os.killpg(cluster.workers[0].pid, signal.SIGKILL)
+        cluster.add_worker(environment={"OPENAI_API_KEY": "key-of-worker-3"})
+        until = time.monotonic() + 60
+        while model_server.calls[-1].authorization != "Bearer key-of-worker-3" and time.monotonic() < until:
+            time.sleep(0.05)
+        model_server.latency = 0.05
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    counts = counts_of(run(cluster, model_server, tmp_path, 900, store=s3.store_url("killed")))
+    thread.join()
+    assert counts["done"] == 900
+    calls = model_server.calls
+    assert len(calls) <= 900 + PLACES
+    assert {str(call.authorization)[-1] for call in calls} == {"1", "2", "3"}
+    assert model_server.max_in_flight <= PLACES
+    came = pictures(tmp_path)
+    assert len(came) == 900
+    assert set(came.values()) <= {call.sha256 for call in calls}
+    progress = monitoring.current()
+    assert progress is not None
+    assert progress.finished <= 900 + 10
+
+
+def test_a_scheduler_that_does_not_answer_or_has_no_workers_is_told_in_a_sentence(
+    model_server: ModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imagetask_flows.dask_workers.CONNECT_SECONDS", 1)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        nobody = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    with dask_cluster(tmp_path / "dask", workers=0) as empty:
+        state = run(empty, model_server, tmp_path, 3)
+        assert state.message == (
+            f"the Dask scheduler at {empty.address} has no workers: start some with dask worker {empty.address}"
+        )
+        empty.address = nobody
+        state = run(empty, model_server, tmp_path, 3)
+    assert state.message.startswith(f"no Dask scheduler answers at {nobody}: ")
+    assert "\n" not in state.message
+    assert model_server.calls == []
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"runner": "dask"}, "--runner dask: name its scheduler with --dask-address"),
+        ({"runner": "dask", "dask_address": "tcp://user:pass5word@host:1"}, "--dask-address: expected the address"),
+        ({"runner": "ray"}, "--runner: must be 'threads' or 'dask'"),
+    ],
+)
+def test_settings_that_name_no_cluster_are_refused(given: dict[str, str], says: str) -> None:
+    with pytest.raises(UsageError, match=f"^{says}") as caught:
+        RunSettings.checked(source="rows.csv", out="out", **given)
+    assert "pass5word" not in str(caught.value)
+
+
+WITHOUT_DASK = """
+import sys
+sys.modules["prefect_dask"] = None
+from imagetask.settings import RunSettings
+from imagetask_flows.task_runners import chunk_runner
+settings = RunSettings.checked(source="a.csv", out="out", runner="dask", dask_address="tcp://127.0.0.1:1")
+try:
+    with chunk_runner(settings, "run"):
+        pass
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+def test_dask_that_is_not_installed_is_named_with_what_to_install() -> None:
+    command = [sys.executable, "-c", WITHOUT_DASK]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    assert told == "UsageError --runner dask needs prefect_dask: pip install 'imagetask[dask]'"
+
+
+def test_a_lost_scheduler_ends_the_run_with_a_sentence_and_the_same_run_goes_on_elsewhere(
+    cluster: DaskCluster, model_server: ModelServer, tmp_path: Path
+) -> None:
+    model_server.latency = 0.3
+    with dask_cluster(tmp_path / "dask", workers=1, environment={"OPENAI_API_KEY": "k"}) as lost:
+
+        def kill() -> None:
+            model_server.wait_for_calls(20, timeout=60)
+            lost.stop()
+
+        thread = threading.Thread(target=kill)
+        thread.start()
+        started = time.monotonic()
+        state = run(lost, model_server, tmp_path, 200)
+        thread.join()
+    assert time.monotonic() - started < 60
+    assert isinstance(state.data if isinstance(state.data, Exception) else state.data.result, ImageTaskError)
+    assert "a chunk was lost on the Dask cluster" in state.message
+    made = len(model_server.calls)
+    assert counts_of(run(cluster, model_server, tmp_path, 200))["done"] == 200
+    assert len(model_server.calls) <= 200 + PLACES
+    assert made >= 20
