@@ -10,12 +10,13 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import replace
 from typing import Any, cast
+from weakref import WeakSet
 
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
 from prefect_dask.task_runners import DaskTaskRunner
 
-from imagetask.errors import ImageTaskError, UsageError
+from imagetask.errors import ImageTaskError, RunStopped, UsageError
 from imagetask.models.redact import told
 from imagetask.retry_settings import Retry
 from imagetask.settings import RunSettings
@@ -46,11 +47,14 @@ class DaskWorkers:
         self._at_once = at_once
         self._threads: dict[str, int] = self._client.nthreads()
         self._reports: dict[str, Report] = {}
+        self._futures: WeakSet[Any] = WeakSet()
+        self._waiting = False
         self._ended = threading.Event()
 
     def submit(self, chunk_task: ChunkTask, parameters: dict[str, Any]) -> PrefectFuture[Any]:
-        future: PrefectFuture[Any] = self._runner.submit(chunk_task, parameters)
-        return future
+        future = self._runner.submit(chunk_task, parameters)
+        self._futures.add(future.wrapped_future)
+        return cast(PrefectFuture[Any], future)
 
     def window(self, generations: int) -> int:
         """For all processes together; one chunk more than its threads waits for each. Where there are more processes
@@ -65,7 +69,8 @@ class DaskWorkers:
         future.wait()
         wrapped: Any = getattr(future, "wrapped_future", None)
         if wrapped.status != "finished":
-            raise self._lost(wrapped)
+            why = stopped(self._run)
+            raise self._lost(wrapped) if why is None else RunStopped(*why)
         return future.state
 
     def check(self) -> None:
@@ -110,13 +115,26 @@ class DaskWorkers:
 
     def _speak(self) -> None:
         self._threads = self._client.nthreads()
+        self._look_for_workers()
         word = self._word()
         answers = self._reports_of(self._client.run(hear, word, workers=list(word.shares), on_error="return"))
         new = [worker for worker, report in answers.items() if not report.takes_part]
-        if new and all(report.within for report in answers.values()):
+        if new and self._took_part() <= answers.keys() and all(report.within for report in answers.values()):
             begun = self._client.run(hear, word, begin=True, workers=new, on_error="return")
             answers |= self._reports_of(begun)
         self._take(answers)
+
+    def _look_for_workers(self) -> None:
+        """Where all are gone Dask waits for another, for ever: a run that is stopped does not."""
+        if not self._threads and stopped(self._run) is not None:
+            self._client.cancel(list(self._futures))
+        elif not self._threads and not self._waiting:
+            logger.warning("no workers are left on the Dask cluster at %s: waiting for one to join", self._address)
+        self._waiting = not self._threads
+
+    def _took_part(self) -> set[str]:
+        """Workers that have a share: until one tells that it keeps to a smaller one, nobody else may have the rest."""
+        return {worker for worker, report in self._reports.items() if report.takes_part and worker in self._threads}
 
     def _word(self) -> Word:
         workers = sorted(self._threads)

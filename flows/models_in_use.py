@@ -185,9 +185,10 @@ def share_of(run: str) -> Share | None:
 
 
 def within_share(run: str) -> bool:
-    """Whether no more calls are under way than the share allows: they may be, for a while after it was cut."""
-    paces = [pace for (owner, _), (_, pace) in list(_paces.items()) if owner == run]
-    return all(pace.in_flight <= pace.max_concurrency for pace in paces)
+    """Whether no more calls are under way than the share allows, nor will be: they may, just after it was cut."""
+    share = _shares.get(run, WHOLE)
+    own = [(account.limits(share)[0], pace) for (owner, _), (account, pace) in list(_paces.items()) if owner == run]
+    return all(pace.max_concurrency <= places and pace.in_flight <= places for places, pace in own)
 
 
 def reserved(run: str) -> int:

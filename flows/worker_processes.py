@@ -104,7 +104,7 @@ def hear(word: Word, begin: bool = False, dask_worker: Any = None) -> Report:
     elif share_of(run) is not None and share is not None:
         _known[run].heard = time.monotonic()
         take_share(run, share, word.elsewhere.get(dask_worker.address, 0))
-    if word.stop is not None and share_of(run) is not None:
+    if word.stop is not None:
         stop_models(run, *word.stop)
     return _report(run)
 
@@ -136,6 +136,8 @@ def wait_for_share(run: str, settings: RunSettings) -> None:
         return
     until = time.monotonic() + _FIRST_WORD
     while share_of(run) is None:
+        if (why := stopped(run)) is not None:
+            raise RunStopped(*why)
         if time.monotonic() > until:
             raise RunStopped("interrupted", _GONE)
         time.sleep(0.05)

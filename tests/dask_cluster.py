@@ -38,28 +38,24 @@ class DaskCluster:
             time.sleep(0.05)
         raise RuntimeError(f"the Dask scheduler did not start: {(self._folder / 'scheduler.log').read_text()}")
 
-    def add_worker(self, threads: int = 4, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-        """Starts a worker process more, and waits until the scheduler knows it. environment: its own, beside theirs."""
-        known = set(self.addresses())
-        options = ("--no-nanny", "--nthreads", str(threads), "--no-dashboard", "--local-directory", str(self._folder))
-        worker = self._start("worker", self.address, *options, environment=environment)
-        self.workers.append(worker)
-        until = time.monotonic() + _START_SECONDS
-        while not set(self.addresses()) - known:
-            if time.monotonic() > until or worker.poll() is not None:
-                raise RuntimeError(f"the Dask worker did not start: {(self._folder / 'worker.log').read_text()}")
-            time.sleep(0.1)
-        return worker
-
-    def addresses(self) -> list[str]:
-        """Of the workers that the scheduler knows."""
+    def add_workers(self, *environments: Mapping[str, str], threads: int = 4) -> None:
+        """Starts a worker process for each of the environments, which it has beside that of all workers; waits until
+        the scheduler knows them."""
         from distributed import Client
 
+        options = ("--no-nanny", "--nthreads", str(threads), "--no-dashboard", "--local-directory", str(self._folder))
         with Client(self.address, set_as_default=False) as client:  # type: ignore[no-untyped-call]
-            return sorted(client.nthreads())
+            known = set(client.nthreads())
+            started = [self._start("worker", self.address, *options, environment=own) for own in environments]
+            self.workers.extend(started)
+            until = time.monotonic() + _START_SECONDS
+            while len(set(client.nthreads()) - known) < len(started):
+                if time.monotonic() > until or any(worker.poll() is not None for worker in started):
+                    raise RuntimeError(f"the Dask workers did not start: {self.log('worker')}")
+                time.sleep(0.1)
 
     def log(self, name: str) -> str:
-        """What the scheduler, or the workers, wrote."""
+        """What the "scheduler" wrote, or each "worker"."""
         return (self._folder / f"{name}.log").read_text()
 
     def stop(self) -> None:
@@ -91,8 +87,7 @@ def dask_cluster(
     folder.mkdir(parents=True, exist_ok=True)
     cluster = DaskCluster(folder, environment or {})
     try:
-        for _ in range(workers):
-            cluster.add_worker(threads)
+        cluster.add_workers(*[{}] * workers, threads=threads)
         yield cluster
     finally:
         cluster.stop()

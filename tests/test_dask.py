@@ -43,8 +43,7 @@ def s3() -> Iterator[S3Server]:
 def cluster(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskCluster]:
     """Two workers, each with a key of its own, by which the model server's ledger tells them."""
     with dask_cluster(tmp_path_factory.mktemp("dask"), workers=0, environment=s3.environment) as cluster:
-        for number in (1, 2):
-            cluster.add_worker(environment={"OPENAI_API_KEY": f"key-of-worker-{number}"})
+        cluster.add_workers(*({"OPENAI_API_KEY": f"key-of-worker-{number}"} for number in (1, 2)))
         yield cluster
 
 
@@ -150,26 +149,51 @@ def test_a_run_that_is_cancelled_makes_no_more_calls_anywhere(
 
     thread = threading.Thread(target=cancel)
     thread.start()
-    state = run(cluster, model_server, tmp_path, 400)
+    state = run(cluster, model_server, tmp_path, 200)
     thread.join()
     assert state.name == "Cancelled"
     assert model_server.counts().in_flight == 0
-    made = len(model_server.calls)
-    assert 30 <= made < 200
-    counts = counts_of(run(cluster, model_server, tmp_path, 400))
-    assert counts["done"] == 400
-    assert len(model_server.calls) == 400, "what came in is kept"
+    assert 30 <= len(model_server.calls) < 120
+    model_server.latency = 0.05
+    counts = counts_of(run(cluster, model_server, tmp_path, 200))
+    assert counts["done"] == 200
+    assert len(model_server.calls) == 200, "what came in is kept"
+
+
+def test_a_run_whose_workers_are_all_gone_says_so_waits_for_others_and_can_be_cancelled(
+    model_server: ModelServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model_server.latency = 0.3
+
+    def kill_and_cancel() -> None:
+        model_server.wait_for_calls(8, timeout=60)
+        os.killpg(emptied.workers[0].pid, signal.SIGKILL)
+        until = time.monotonic() + 30
+        while "no workers are left on the Dask cluster" not in caplog.text and time.monotonic() < until:
+            time.sleep(0.05)
+        progress = monitoring.current()
+        assert progress is not None
+        stop_models(progress.run, "interrupted", "it was cancelled")
+
+    with dask_cluster(tmp_path / "dask", workers=1, environment={"OPENAI_API_KEY": "k"}) as emptied:
+        thread = threading.Thread(target=kill_and_cancel)
+        thread.start()
+        state = run(emptied, model_server, tmp_path, 100)
+        thread.join()
+    assert state.name == "Cancelled"
+    assert caplog.text.count("no workers are left on the Dask cluster") == 1
 
 
 def test_a_killed_worker_costs_no_finished_image_and_one_that_joins_takes_its_part(
     cluster: DaskCluster, model_server: ModelServer, s3: S3Server, tmp_path: Path
 ) -> None:
-    model_server.latency = 0.4
+    model_server.latency = 0.2
 
     def kill() -> None:
         model_server.wait_for_calls(60, timeout=60)
         os.killpg(cluster.workers[0].pid, signal.SIGKILL)
-        cluster.add_worker(environment={"OPENAI_API_KEY": "key-of-worker-3"})
+        model_server.latency = 3.0  # there is work left when it joins
+        cluster.add_workers({"OPENAI_API_KEY": "key-of-worker-3"})
         until = time.monotonic() + 60
         while model_server.calls[-1].authorization != "Bearer key-of-worker-3" and time.monotonic() < until:
             time.sleep(0.05)
@@ -177,19 +201,19 @@ def test_a_killed_worker_costs_no_finished_image_and_one_that_joins_takes_its_pa
 
     thread = threading.Thread(target=kill)
     thread.start()
-    counts = counts_of(run(cluster, model_server, tmp_path, 900, store=s3.store_url("killed")))
+    counts = counts_of(run(cluster, model_server, tmp_path, 360, store=s3.store_url("killed")))
     thread.join()
-    assert counts["done"] == 900
+    assert counts["done"] == 360
     calls = model_server.calls
-    assert len(calls) <= 900 + PLACES
+    assert len(calls) <= 360 + PLACES
     assert {str(call.authorization)[-1] for call in calls} == {"1", "2", "3"}
     assert model_server.max_in_flight <= PLACES
     came = pictures(tmp_path)
-    assert len(came) == 900
+    assert len(came) == 360
     assert set(came.values()) <= {call.sha256 for call in calls}
     progress = monitoring.current()
     assert progress is not None
-    assert progress.finished <= 900 + 10
+    assert progress.finished <= 360 + 10
 
 
 def test_a_scheduler_that_does_not_answer_or_has_no_workers_is_told_in_a_sentence(
@@ -258,12 +282,13 @@ def test_a_lost_scheduler_ends_the_run_with_a_sentence_and_the_same_run_goes_on_
         thread = threading.Thread(target=kill)
         thread.start()
         started = time.monotonic()
-        state = run(lost, model_server, tmp_path, 200)
+        state = run(lost, model_server, tmp_path, 100)
         thread.join()
     assert time.monotonic() - started < 60
     assert isinstance(state.data if isinstance(state.data, Exception) else state.data.result, ImageTaskError)
     assert "a chunk was lost on the Dask cluster" in state.message
     made = len(model_server.calls)
-    assert counts_of(run(cluster, model_server, tmp_path, 200))["done"] == 200
-    assert len(model_server.calls) <= 200 + PLACES
+    model_server.latency = 0.05
+    assert counts_of(run(cluster, model_server, tmp_path, 100))["done"] == 100
+    assert len(model_server.calls) <= 100 + PLACES
     assert made >= 20

@@ -6,6 +6,7 @@ import asyncio
 import pickle
 import subprocess
 import sys
+import threading
 import time
 import tracemalloc
 from pathlib import Path
@@ -13,15 +14,18 @@ from types import SimpleNamespace
 
 import pytest
 from imagetask_flows import worker_processes
-from imagetask_flows.models_in_use import close_models, share_of, stopped
+from imagetask_flows.accounts import Account
+from imagetask_flows.models_in_use import _pace_of, close_models, share_of, stopped
 from imagetask_flows.shares import Share
-from imagetask_flows.worker_processes import Word, hear
+from imagetask_flows.worker_processes import Word, hear, wait_for_share
 
 from imagetask import errors
 from imagetask.errors import GenerationError, ImageTaskError, RunStopped, StorageError
 from imagetask.models.budget import Budget, BudgetReached, spent
+from imagetask.models.event_loop import event_loop
 from imagetask.models.ledger import Ledger
 from imagetask.models.pacing import Pace
+from imagetask.settings import RunSettings
 
 
 @pytest.fixture
@@ -100,7 +104,7 @@ def test_what_another_process_has_reserved_is_waited_for_and_taken_once_it_is_re
         await asyncio.sleep(0.6)
         assert sorted(one.done() for one in waiting) == [False, True], "the other's second call may still fail"
         there.settle(second, 0.5)
-        for _ in range(5):
+        for _ in range(6):
             here.note_elsewhere(there.reserved)
             await asyncio.sleep(0.3)
         ended = [one.result() for one in waiting]
@@ -111,6 +115,26 @@ def test_what_another_process_has_reserved_is_waited_for_and_taken_once_it_is_re
 
     assert sorted(asyncio.run(run())) == ["reached", "taken"]
     assert spent(ledger).images == 2
+
+
+def test_a_call_that_began_elsewhere_after_that_process_was_asked_is_waited_for(ledger: Path) -> None:
+    """It was asked, then it reserved, this one looked, and then was told: of this round, and in the next, the same."""
+
+    async def run() -> None:
+        here, there = (Budget(max_images=1, ledger=ledger, shared=True) for _ in range(2))
+        asked_before = there.reserved
+        reservation = await there.reserve(None)
+        waiting = asyncio.create_task(here.reserve(None))
+        await asyncio.sleep(0.05)
+        for _ in range(2):
+            here.note_elsewhere(asked_before)
+        await asyncio.sleep(0.7)
+        assert not waiting.done()
+        here.note_elsewhere(there.reserved)
+        there.release(reservation)
+        here.release(await waiting)
+
+    asyncio.run(run())
 
 
 def test_a_stopped_run_waits_for_no_budget_of_other_processes(ledger: Path) -> None:
@@ -225,6 +249,42 @@ def test_a_process_takes_no_part_before_its_flow_says_so_and_a_later_run_into_th
         for run in ("one", "two", "other"):
             worker_processes._close(run)
     assert share_of("one") is None
+
+
+def test_a_process_is_not_within_a_share_that_its_pace_has_not_yet_taken(tmp_path: Path) -> None:
+    busy, goes_on = threading.Event(), threading.Event()
+
+    def keep_busy() -> None:
+        busy.set()
+        goes_on.wait(10)
+
+    shares = [Word("one", str(tmp_path), {"here": Share(processes)}, {}) for processes in (1, 2)]
+    try:
+        hear(shares[0], begin=True, dask_worker=HERE)
+        pace = _pace_of("one", "openai", Account(None, 8, None))
+        pace.in_flight = 6
+        assert hear(shares[0], dask_worker=HERE).within
+        event_loop().loop.call_soon_threadsafe(keep_busy)
+        assert busy.wait(10)
+        assert not hear(shares[1], dask_worker=HERE).within
+        goes_on.set()
+        pace.in_flight = 4
+        until = time.monotonic() + 10
+        while not hear(shares[1], dask_worker=HERE).within:
+            assert time.monotonic() < until
+        assert pace.max_concurrency == 4
+    finally:
+        goes_on.set()
+        worker_processes._close("one")
+
+
+def test_a_chunk_of_a_stopped_run_waits_for_no_share(tmp_path: Path) -> None:
+    settings = RunSettings.checked(source="rows.csv", out=tmp_path, runner="dask", dask_address="tcp://127.0.0.1:1")
+    assert not hear(word("stopped early", tmp_path, ("auth", "no key")), dask_worker=HERE).takes_part
+    started = time.monotonic()
+    with pytest.raises(RunStopped, match="no key"):
+        wait_for_share("stopped early", settings)
+    assert time.monotonic() - started < 5
 
 
 def test_a_run_whose_flow_is_silent_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

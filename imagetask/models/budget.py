@@ -168,8 +168,9 @@ class Budget:
 class _Elsewhere:
     """Whether other processes have calls under way that may yet be given back.
 
-    They tell how many a moment ago. So they have none for good where they were asked twice, had none, and nobody wrote
-    into the ledger meanwhile.
+    They tell how many a moment ago: what is noted was asked one round before, and what was asked in a round that was
+    under way then may be as old. So they have none for good where three notes say so, and nobody wrote into the ledger
+    meanwhile.
     """
 
     def __init__(self) -> None:
@@ -188,7 +189,7 @@ class _Elsewhere:
         if size != self._size or self._reserved:
             self._size, self._since = size, self._notes
             return False
-        return self._notes >= self._since + 2
+        return self._notes >= self._since + 3
 
 
 def spent(ledger: Path) -> Spent:
