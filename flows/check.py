@@ -11,6 +11,7 @@ from imagetask.plan import open_source
 from imagetask.retry_settings import LIMITS, Retry
 from imagetask.runs import Run
 from imagetask.settings import RunSettings
+from imagetask.store import GenerationStore
 
 from .accounts import make_model
 
@@ -18,6 +19,7 @@ from .accounts import make_model
 def check_before_start(settings: RunSettings) -> None:
     """Raises `UsageError` for a source, task, model or folder that cannot work, `RunStopped` for a missing key."""
     check_source(settings)
+    check_store(settings)
     check_models(settings)
 
 
@@ -27,6 +29,12 @@ def check_source(settings: RunSettings) -> None:
     if is_running(settings.layout):
         raise DatasetError(f"another run is writing into {settings.out}: wait for it to end, or stop it")
     open_source(settings)
+
+
+def check_store(settings: RunSettings) -> None:
+    """Raises `UsageError` for an object store that cannot be opened; it is not asked for anything yet."""
+    if "://" in settings.store_url:
+        GenerationStore(settings.store_url)
 
 
 def check_models(settings: RunSettings) -> None:

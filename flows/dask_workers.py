@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
@@ -12,6 +13,8 @@ from dataclasses import replace
 from typing import Any, cast
 from weakref import WeakSet
 
+from distributed.comm.core import connect
+from distributed.security import Security
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
 from prefect_dask.task_runners import DaskTaskRunner
@@ -182,19 +185,32 @@ class DaskWorkers:
 @contextmanager
 def dask_workers(settings: RunSettings, run_id: str, retry: Retry | None = None) -> Iterator[DaskWorkers]:
     """The workers of the scheduler that the settings name. Raises `UsageError`."""
+    asyncio.run(_check_scheduler(str(settings.dask_address)))
     runner = DaskTaskRunner(address=settings.dask_address, client_kwargs={"timeout": CONNECT_SECONDS})
     with runner:
-        try:
-            _ = runner.client
-        except (OSError, ValueError) as error:
-            raise UsageError(
-                f"no Dask scheduler answers at {settings.dask_address}: start one with dask scheduler, "
-                "or name another with --dask-address"
-            ) from error
         workers = DaskWorkers(runner, settings, run_id, _most_at_once(settings, retry))
         workers.check()
         with workers.kept_up():
             yield workers
+
+
+async def _check_scheduler(address: str) -> None:
+    """Shakes hands with it: a client alone would wait for ever for a server of another kind. Raises `UsageError`."""
+    try:
+        security: Any = cast(Any, Security)()
+        shake_hands: Any = connect
+        comm = await shake_hands(address, timeout=CONNECT_SECONDS, **security.get_connection_args("client"))
+        await comm.close()
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"no Dask scheduler answers at {address}: start one with dask scheduler, "
+            "or name another with --dask-address"
+        ) from error
+    except TypeError as error:
+        raise UsageError(
+            f"{address} cannot be reached without certificates: "
+            "name them in Dask's configuration (distributed.comm.tls)"
+        ) from error
 
 
 def _most_at_once(settings: RunSettings, retry: Retry | None) -> int:

@@ -38,10 +38,10 @@ def cut_shards(
 ) -> Iterator[list[RowGroup]]:
     """The row groups of each shard, in the order of the parts.
 
-    A shard has at most `most_bytes` of images and `SHARD_ROWS` rows, and holds whole parts; a part that is larger is
-    cut into shards of its own. earlier: rows of each shard of the last run. A shard that starts where one of these did
-    ends where that one did, if it has between 50 % and 110 % of the bytes: a row whose image has more or fewer bytes
-    than before changes the shard that holds it, and moves no other.
+    A new shard has at most `most_bytes` of images and `SHARD_ROWS` rows, and holds whole parts; a larger part is cut
+    into shards of its own. earlier: rows of each shard of the last run. A shard that starts where one of these did ends
+    where that one did, if it has between 50 % and 110 % of the bytes, and at most 110 % of the rows: a row whose image
+    has more or fewer bytes than before changes the shard that holds it, and moves no other.
     """
     parts = [_part(layout, manifest) for manifest in manifests]
     ends = dict(pairwise([0, *accumulate(earlier[:-1])]))  # what grows is added to the last
@@ -78,7 +78,8 @@ def _where_it_ended(parts: Sequence[_Part], first: int, rows: int, most_bytes: i
         rows -= parts[number].rows
         num_bytes += parts[number].num_bytes
         number += 1
-    kept = rows == 0 and most_bytes // 2 <= num_bytes <= most_bytes * 11 // 10
+    few = sum(part.rows for part in parts[first:number]) <= SHARD_ROWS * 11 // 10
+    kept = rows == 0 and few and most_bytes // 2 <= num_bytes <= most_bytes * 11 // 10
     return number if kept and number > first else None
 
 

@@ -18,6 +18,9 @@ from imagetask.errors import UsageError
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
 
+OBJECT_STORES = ("s3", "gs", "az", "s3a", "abfs", "abfss", "memory")
+"""What the URL of an object store begins with."""
+
 _PATIENT: RetryConfig = {
     "max_retries": 1000,
     "retry_timeout": timedelta(seconds=120),
@@ -61,10 +64,13 @@ def open_object_store(url: str, *, hasty: bool = False) -> Any:
 def _client_options() -> ClientConfig | None:
     """An endpoint that is given as `http://…` is meant so, as it is for AWS's own clients. Options that are given here
     put those of the environment out of force: so there are none where they are not needed."""
-    if "AWS_ALLOW_HTTP" in os.environ:
+    name = next((name for name in _ENDPOINTS if os.environ.get(name)), None)
+    if name is None:
         return None
-    endpoint = next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), "")
-    return {"allow_http": True} if endpoint.startswith("http://") else None
+    if not re.match(r"https?://[^/]", os.environ[name]):
+        raise UsageError(f"{name} is no URL of a server: expected http://… or https://…")
+    plain = os.environ[name].startswith("http://") and "AWS_ALLOW_HTTP" not in os.environ
+    return {"allow_http": True} if plain else None
 
 
 def is_without_bucket(error: BaseException) -> bool:

@@ -66,6 +66,10 @@ def without_null(schema: dict[str, Any]) -> None:
         schema.update(choices[0])
 
 
+_URL_LIKE = re.compile(r"[A-Za-z][A-Za-z0-9]+:/")
+"""How a URL begins, also one that a `Path` was made of; a drive of Windows is one letter."""
+
+
 class RunSettings(BaseModel):
     """What a run is asked. The fields are the flow's parameters and the command line's options.
 
@@ -164,6 +168,8 @@ class RunSettings(BaseModel):
     @field_validator("out", mode="after")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
+        if _URL_LIKE.match(str(value)):
+            raise ValueError("is a folder for the dataset; only the store may be an object store")
         return _expanded(value).absolute()
 
     @field_validator("store")
@@ -176,6 +182,8 @@ class RunSettings(BaseModel):
 
             check_store_url(value)
             return value
+        if not value or _URL_LIKE.match(value):
+            raise ValueError("expected a folder, or s3://BUCKET/PREFIX, gs://… or az://…")
         return str(_expanded(Path(value)).absolute())
 
     @field_validator("dask_address")

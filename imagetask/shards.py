@@ -90,6 +90,8 @@ def transform_shards(layout: Layout, names: Sequence[str]) -> None:
     files = shard_files(layout)
     if record is None:
         raise DatasetError(f"{layout.root} does not tell of its shards: transform a frame of it instead")
+    if any(not entry["digest"] for entry in record["shards"]):
+        raise DatasetError(f"{layout.root} was left while its shards were put in place: run the same command again")
     schema = pq.read_schema(files[0])
     if missing := [name for name in names if name not in schema.names]:
         raise UsageError(f"{layout.root} has no column {missing[0]!r}; it has {', '.join(schema.names)}")

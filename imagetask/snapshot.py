@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from imagetask.crash_points import reach
 from imagetask.errors import SourceError, StorageError
-from imagetask.layout import Layout, write_whole
+from imagetask.layout import Layout, read_json, write_json, write_whole
 
 BATCH_ROWS = 5_000
 """Rows that are held at once while a snapshot is made, and in a row group of its files, of which a chunk reads few."""
@@ -79,6 +79,7 @@ def write_snapshot(frame: pl.LazyFrame, inputs: Sequence[str], layout: Layout, n
             raise SourceError(f"{name} has no rows: nothing to generate")
         reach("plan: rows written")
         _write_batches(ordinals, layout.ordinals, _marks(hashes), name)
+        _forget_plan(layout)
         with write_errors(layout.rows):
             ordinals.replace(layout.ordinals)
             reach("plan: ordinals in place")
@@ -90,6 +91,14 @@ def write_snapshot(frame: pl.LazyFrame, inputs: Sequence[str], layout: Layout, n
                 path.unlink(missing_ok=True)
         raise
     return len(hashes)
+
+
+def _forget_plan(layout: Layout) -> None:
+    """Of the plan that goes with the snapshot before this one nothing stays but the size of its chunks: killed between
+    the files of a new one, there is no plan that anyone could go by."""
+    known = read_json(layout.plan)
+    if known is not None:
+        write_json(layout.plan, {"chunk_rows": known.get("chunk_rows")})
 
 
 def _noted(batches: Iterator[pl.DataFrame], inputs: Sequence[str], hashes: array[int]) -> Iterator[pl.DataFrame]:

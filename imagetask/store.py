@@ -28,7 +28,7 @@ from obstore.store import LocalStore
 from imagetask.crash_points import reach
 from imagetask.errors import LostImage, StorageError, UsageError
 from imagetask.images import Image
-from imagetask.object_stores import is_without_bucket, open_object_store, refusal
+from imagetask.object_stores import OBJECT_STORES, is_without_bucket, open_object_store, refusal
 from imagetask.stored_records import RECORD_VERSION, parse_record
 
 logger = logging.getLogger(__name__)
@@ -183,7 +183,7 @@ class GenerationStore:
         try:
             yield
         except (FileNotFoundError, NotFoundError) as error:
-            if doing == "write to" or is_without_bucket(error):
+            if doing in ("open", "write to") or is_without_bucket(error):
                 raise self._refused(doing, error) from self._cause(error)
             raise FileNotFoundError("there is no such object in the store") from self._cause(error)
         except (BaseError, OSError) as error:
@@ -260,10 +260,14 @@ def _removed(path: Path) -> bool:
 
 
 def check_store_url(url: str) -> None:
-    """Raises `UsageError`, which does not repeat them, for a URL that holds credentials."""
+    """Raises `UsageError` for a URL of no kind of store that is known, and, without repeating it, for credentials."""
     parts = urlsplit(url)
     if parts.username or parts.password or parts.query:
         raise UsageError("the store's URL holds credentials or a query: give them in the environment, not in the URL")
+    if parts.scheme not in ("file", *OBJECT_STORES):
+        raise UsageError(f"a store is a folder, or one of s3://…, gs://… and az://…, not {parts.scheme}://…")
+    if parts.scheme not in ("file", "memory") and not parts.netloc:
+        raise UsageError(f"{url} names no bucket: expected {parts.scheme}://BUCKET/PREFIX")
 
 
 @cache
@@ -273,5 +277,7 @@ def opened_store(url: str) -> GenerationStore:
 
 
 def _first_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -278,6 +278,7 @@ REFUSED: dict[str, list[Any]] = {
     "max_failed_share": [-0.1, 1.5],
     "max_refused_share": [-0.1, 1.5],
     "limit": [0],
+    "dask_address": ["host", "tcp://host", "http://host:8786", "tcp://me:pass5word@host:8786", "tcp://host:8786?a=b"],
     "store": ["s3://me:pass5word@bucket/a", "s3://bucket/a?key=pass5word", "s3://bucket?pass5word", "~nobody-there/a"],
 }
 """Parameter → values that a rule of its field in `RunSettings` refuses."""

@@ -6,6 +6,8 @@ import datetime
 import importlib
 import os
 import resource
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,10 +22,11 @@ from imagetask_flows.preview import preview_rows
 
 from imagetask import GenerationStore, ManagedModel, OpenAIImageGeneration, PlaceholderImageGeneration
 from imagetask.chunks import run_chunk
+from imagetask.crash_points import VARIABLE
 from imagetask.errors import DatasetError, SourceError, StorageError, TaskError
 from imagetask.models.base import ImageGenerationModel
 from imagetask.parts import part_path, read_manifest
-from imagetask.plan import Plan, first_rows, make_plan
+from imagetask.plan import Plan, first_rows, make_plan, plan_again, read_plan
 from imagetask.settings import RunSettings
 from imagetask.snapshot import read_rows
 from imagetask.tasks.loading import code_digest, load_task
@@ -74,6 +77,24 @@ def test_a_chunk_refuses_rows_of_another_plan(tmp_path: Path) -> None:
         run_chunk(settings, chunk, managed(settings))
     assert not part_path(settings.layout, chunk.digest).exists()
     assert not list((tmp_path / "out").rglob("*.png")), "and nothing was generated for them"
+
+
+@pytest.mark.parametrize("point", ["plan: ordinals in place", "plan: snapshot in place"])
+def test_killed_between_the_files_of_a_new_plan_leaves_none_that_a_retry_could_go_by(
+    tmp_path: Path, point: str
+) -> None:
+    settings = settings_for(tmp_path, prompts("a cat", "a dog"), chunk_rows=1)
+    planned(settings)
+    other = settings_for(tmp_path, prompts("a cow", "a cat", "a dog"))
+    script = "import sys; from tests.test_plan import *; planned(RunSettings(source=sys.argv[1], out=sys.argv[2]))"
+    command = [sys.executable, "-c", script, str(tmp_path / "source.parquet"), str(tmp_path / "out")]
+    killed = subprocess.run(command, env={**os.environ, VARIABLE: f"{point}:1"}, check=False, start_new_session=True)
+    assert killed.returncode == -signal.SIGKILL
+
+    assert read_plan(settings.layout) is None
+    with pytest.raises(DatasetError, match=r"there is no plan in .*: run imagetask generate first"):
+        plan_again(settings, [PlaceholderImageGeneration()])
+    assert planned(other).chunk_rows == 1, "and the size of the chunks is remembered"
 
 
 def test_a_chunk_refuses_settings_and_models_of_another_plan(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from cyclopts import Group, Parameter
 
 from imagetask.errors import UsageError
-from imagetask.settings import Runner, RunSettings
+from imagetask.settings import RunSettings
 
 _MODEL = Group("Model", sort_key=1)
 _PICTURE = Group("Picture", sort_key=2)
@@ -59,13 +59,15 @@ class Options:
     max_refused_share: Annotated[float | None, _option("max_refused_share", _RUN)] = None
     store: Annotated[str | None, _option("store", _RUN)] = None
     rebuild: Annotated[bool | None, _option("rebuild", _RUN)] = None
-    runner: Annotated[Runner | None, _option("runner", _RUN)] = None
+    runner: Annotated[str | None, _option("runner", _RUN)] = None
     dask_address: Annotated[str | None, _option("dask_address", _RUN)] = None
 
     def parameters(self, source: tuple[str, ...], out: Path) -> dict[str, Any]:
         """The flow's parameters: what was given, by name. Raises `UsageError`."""
         if not source:
             raise UsageError("no SOURCE was given: name a CSV, TSV, JSON lines or Parquet file, or a glob")
+        if self.dask_address is not None and self.runner != "dask":
+            raise UsageError("--dask-address: it goes with --runner dask")
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         given = {name: value for name, value in values.items() if value is not None}
         if self.param is not None:

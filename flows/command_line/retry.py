@@ -9,7 +9,6 @@ from cyclopts import Group, Parameter
 
 from imagetask.errors import DatasetError
 from imagetask.retry_settings import LIMITS, retry_descriptions
-from imagetask.settings import Runner
 
 from .running import run_flow
 from .terminal import DONE, quiet, say
@@ -42,7 +41,7 @@ def retry(
     max_failed: Annotated[int | None, _option("max_failed")] = None,
     max_failed_share: Annotated[float | None, _option("max_failed_share")] = None,
     max_refused_share: Annotated[float | None, _option("max_refused_share")] = None,
-    runner: Annotated[Runner | None, _option("runner")] = None,
+    runner: Annotated[str | None, _option("runner")] = None,
     dask_address: Annotated[str | None, _option("dask_address")] = None,
 ) -> int:
     """Try the failed rows of FOLDER again, and nothing else: also those that a further run would not ask for.

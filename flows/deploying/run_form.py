@@ -25,6 +25,7 @@ _PATTERNS = {
     "base_url": rf"^https?://{_HOST}(/[^?]*)?$",
     "credentials": BLOCK_NAME,
     "task": r"^[^:]+:[^:]+$",
+    "dask_address": r"^(tcp://|tls://)?[^\s/@?]+:[0-9]+$",
     "store": rf"{_ABSOLUTE}|^[a-z0-9]+://[^/@?]*(/[^?]*)?$",
 }
 """Parameter → what its text must match. Relative paths would count from the folder of whatever worker takes the run."""

@@ -31,20 +31,21 @@ class EventLoopThread:
         self.loop = asyncio.new_event_loop()
         self.loop.set_default_executor(ThreadPoolExecutor(_CLIENT_THREADS, thread_name_prefix="imagetask-client"))
         self.image_threads = ThreadPoolExecutor(IMAGE_THREADS, thread_name_prefix="imagetask-image")
+        self._folder_reader = ThreadPoolExecutor(1, thread_name_prefix="imagetask-look-up")
         self._store_readers = ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="imagetask-store-read")
         self._store_writers = ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="imagetask-store-write")
         threading.Thread(target=self.loop.run_forever, name="imagetask-calls", daemon=True).start()
 
     def store_readers(self, remote: bool) -> ThreadPoolExecutor:
-        """For looking into a store. One in a folder is so fast that it needs a processor, and nothing is waited for.
+        """For looking into a store. Its readers are not its writers: all rows of a chunk are looked up at once, and the
+        images of the chunk before would wait for them.
 
-        remote: the store is a network away. Its readers are not its writers: all rows of a chunk are looked up at
-        once, and the images of the chunk before would wait for them.
+        remote: the store is a network away; one in a folder answers at once, and one thread is enough.
         """
-        return self._store_readers if remote else self.image_threads
+        return self._store_readers if remote else self._folder_reader
 
     def store_writers(self, remote: bool) -> ThreadPoolExecutor:
-        """For writing into a store; as `store_readers`."""
+        """For writing into a store; into a folder by those that check the images."""
         return self._store_writers if remote else self.image_threads
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:

@@ -28,6 +28,8 @@ _OPENAI_URL = "https://api.openai.com/v1"
 _OPENAI_HOSTS = ("api.openai.com", ".openai.azure.com")
 _KEY_VARIABLE = "OPENAI_API_KEY"
 _NO_KEY = "none"
+_READ_AT_ONCE = 4_000_000
+"""An answer of so many bytes is read on the event loop (1 ms): a thread would take as long to get its turn."""
 _SEEDLESS = re.compile(r"(?:openai/)?(?:gpt-image|chatgpt-image|dall-e)")
 
 FIELDS = ("size", "quality", "background", "output_format", "moderation", "extra_body")
@@ -143,9 +145,11 @@ class OpenAIImageGeneration(AsyncImageGenerationModel):
         watch = WatchedCall(self._routes)
         with watch.watched(self.timeout):
             response = await self._call(arguments)
-        # in few threads: a large answer is in memory three times over while it is read
-        threads = event_loop().image_threads
-        answer = await asyncio.get_running_loop().run_in_executor(threads, self._read, response)
+        if len(response.content) <= _READ_AT_ONCE:
+            answer = self._read(response)
+        else:  # in few threads: a large answer is in memory three times over while it is read
+            threads = event_loop().image_threads
+            answer = await asyncio.get_running_loop().run_in_executor(threads, self._read, response)
         del response
         if isinstance(answer, Image):
             return answer
@@ -165,7 +169,7 @@ class OpenAIImageGeneration(AsyncImageGenerationModel):
         return response
 
     def _read(self, response: httpx2.Response) -> Image | Link:
-        """The image of an answer, or where it lies; runs off the event loop, 14 ms for a large PNG."""
+        """The image of an answer, or where it lies; 0.06 ms for 100 KB, 0.5 ms for 1.5 MB."""
         try:
             return read_answer(response.content)
         except ImageError as error:
