@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 
 SOURCES := $(shell find imagetask flows deployments -name '*.py' -o -name '*.yaml')
 
-.PHONY: demo test browser lint types bench torture fuzz clean
+.PHONY: demo test browser lint types bench bench-check torture fuzz clean
 
 $(VENV)/.made: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "imagetask needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Name another with: make PYTHON=python3.12 …")'
@@ -45,8 +45,19 @@ types: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/cpu_per_image.py
+	$(BIN)/python benchmarks/image_columns.py
+	$(BIN)/python benchmarks/flat_memory.py
+	$(BIN)/python benchmarks/nothing_to_do.py
+	$(BIN)/python benchmarks/start_up.py
+	$(BIN)/python benchmarks/two_workers.py
+	$(BIN)/python benchmarks/object_store.py
 	$(BIN)/python benchmarks/task_runs.py
 	$(BIN)/python benchmarks/rate_limit_storm.py
+
+# Whether a change has made a figure worse: the short forms beside benchmarks/committed.json.
+bench-check: $(VENV)/.installed
+	$(BIN)/python benchmarks/check.py
 
 # Kills runs at every crash point and 30 times at random, and counts what that cost: docs/guarantees.md
 torture: $(VENV)/.installed
