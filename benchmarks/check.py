@@ -44,13 +44,16 @@ class Figure:
 
 
 def measured(benchmark: str, arguments: list[str]) -> dict[str, float]:
-    """The figures of one benchmark. Raises `SystemExit` where it fails, with what it printed."""
+    """The figures of one benchmark. Raises `SystemExit` where it fails without any, with what it printed; a bar that is
+    not reached is told."""
     with tempfile.TemporaryDirectory() as folder:
         found = Path(folder) / "figures.json"
         command = [sys.executable, str(FOLDER / f"{benchmark}.py"), *arguments, "--json", str(found)]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         if not found.is_file():
             raise SystemExit(f"{benchmark} ended with {done.returncode} and without figures:\n{done.stdout}")
+        if done.returncode != 0:
+            print(f"{benchmark} says: {done.stdout.strip().splitlines()[-1]}", flush=True)
         figures: dict[str, float] = json.loads(found.read_text())
     return figures
 

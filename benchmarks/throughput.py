@@ -33,7 +33,7 @@ from imagetask_flows.embedded_server import start_server  # noqa: E402
 
 from tests.model_server import start_model_server  # noqa: E402
 
-BAR, GOAL, MEMORY_MIB, LARGE_MEMORY_MIB = 0.9, 0.97, 350, 500
+BAR, GOAL, LARGE_MEMORY_MIB = 0.9, 0.97, 500
 BACKENDS = ("openai", "inference-endpoints")
 LATENCIES = (0.05, 0.2, 1.0, 5.0)
 AT_ONCE = (16, 64, 256)
@@ -101,12 +101,17 @@ def once(script: str, setting: Setting, folder: Path) -> dict[str, Any]:
     return figures
 
 
+def in_turn(setting: Setting, run: int, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Loop and pipeline, once the one first and once the other."""
+    figures = {}
+    for script in ("bare_loop", "pipeline")[:: -1 if run % 2 else 1]:
+        figures[script] = once(script, setting, folder / script)
+    return figures["bare_loop"], figures["pipeline"]
+
+
 def compare(setting: Setting, runs: int, folder: Path) -> float:
     """Prints one line of the table; gives the median of pipeline over loop."""
-    pairs = [
-        (once("bare_loop", setting, folder / "loop"), once("pipeline", setting, folder / "pipeline"))
-        for _ in range(runs)
-    ]
+    pairs = [in_turn(setting, run, folder) for run in range(runs)]
     ratio: float = statistics.median(pipeline["rate"] / loop["rate"] for loop, pipeline in pairs)
     loops, pipelines = zip(*pairs, strict=True)
     cells = [
@@ -163,10 +168,13 @@ def main() -> None:
         print(f"{'':39} {'loop':>9} {'pipeline':>9}  ratio   CPU/image: both    phase  memory   bar {BAR}, goal {GOAL}")
         for setting in settings_of(options):
             figures[f"throughput {setting.words}"] = compare(setting, options.runs, Path(folder))
+        low = [name for name, ratio in figures.items() if ratio < BAR]
         if not options.no_large:
             figures["large images MiB"] = large(100 if options.short else 1000, Path(folder) / "large")
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1))
+    if low:
+        sys.exit(f"under the bar of {BAR}: {'; '.join(low)}")
 
 
 if __name__ == "__main__":

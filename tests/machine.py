@@ -171,7 +171,7 @@ class Machine:
         found: list[dict[str, Any]] = self.ask("events/filter", {"filter": {"event": {"name": [name]}}})["events"]
         return found
 
-    def wait_until(self, what: Callable[[], T], failure: str, seconds: float = 45) -> T:
+    def wait_until(self, what: Callable[[], T], failure: str, seconds: float = 90) -> T:
         """What a function gives, as soon as that is true."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
