@@ -19,7 +19,7 @@ from imagetask.errors import DatasetError, StorageError
 FORMAT_VERSION = 2
 """Of plan, parts and shards; part of every digest, so that a new format makes them anew, from the store."""
 
-_TEMPORARY = re.compile(r"\..+\.\d+|\.train-\d+\.parquet")
+_TEMPORARY = re.compile(r"\..+\.\d+|\.(train-\d+|rows|ordinals)\.parquet")
 """Names of files that are being written."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,7 +62,8 @@ def _ended(name: str, parameters: dict[str, Any], server: EmbeddedServer) -> tup
     """The name of the state that the flow came to, and its counts. Raises what it raises."""
     wait_for_server = server.start(lambda text: console.print(text, highlight=False))
     for module in _AT_THE_START:
-        import_module(module)
+        with suppress(ImportError):  # another Prefect may import it under another name, when its flow starts
+            import_module(module)
     from ..generate_images import generate_images
     from ..retry_failed import retry_failed
     from .progress_bar import shown

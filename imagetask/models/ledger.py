@@ -143,7 +143,7 @@ def _add_line(line: bytes, times: int, amounts: Amounts, path: Path) -> None:
     try:
         count, usd = line.decode().split()
         amounts.add(int(count), None if usd == _UNKNOWN else round(Decimal(usd) * NANO), times)
-    except (ValueError, InvalidOperation) as error:
+    except (ValueError, OverflowError, InvalidOperation) as error:
         raise StorageError(f"{path} is damaged: remove it, and what was spent so far counts no longer") from error
 
 
