@@ -187,16 +187,23 @@ def test_a_run_whose_workers_are_all_gone_says_so_waits_for_others_and_can_be_ca
 def test_a_killed_worker_costs_no_finished_image_and_one_that_joins_takes_its_part(
     cluster: DaskCluster, model_server: ModelServer, s3: S3Server, tmp_path: Path
 ) -> None:
-    model_server.latency = 0.2
+    model_server.latency = 0.5
+
+    def wait_for_worker(number: int) -> None:
+        until = time.monotonic() + 90
+        while time.monotonic() < until:
+            if any(call.authorization == f"Bearer key-of-worker-{number}" for call in model_server.calls):
+                return
+            time.sleep(0.05)
 
     def kill() -> None:
-        model_server.wait_for_calls(60, timeout=60)
+        model_server.wait_for_calls(30, timeout=60)
+        wait_for_worker(1)
+        wait_for_worker(2)
         os.killpg(cluster.workers[0].pid, signal.SIGKILL)
-        model_server.latency = 3.0  # there is work left when it joins
+        model_server.latency = 4.0  # there is work left when it joins
         cluster.add_workers({"OPENAI_API_KEY": "key-of-worker-3"})
-        until = time.monotonic() + 60
-        while model_server.calls[-1].authorization != "Bearer key-of-worker-3" and time.monotonic() < until:
-            time.sleep(0.05)
+        wait_for_worker(3)
         model_server.latency = 0.05
 
     thread = threading.Thread(target=kill)
