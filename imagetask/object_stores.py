@@ -9,7 +9,9 @@ import os
 import re
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
+import obstore
 from obstore.exceptions import BaseError
 from obstore.store import from_url
 
@@ -31,6 +33,7 @@ answered at once and not tried again."""
 _HASTY: RetryConfig = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
 
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _NO_BUCKET = re.compile(r"<Code>(?:NoSuchBucket|ContainerNotFound)</Code>")
 _STATUS = re.compile(r"status code: (\d{3}[ \w]*)")
 _CODE = re.compile(r"<Code>(\w{1,64})</Code>")
@@ -48,12 +51,32 @@ _CONNECTIONS = {
 _LONGEST = 200
 
 
-def open_object_store(url: str, *, hasty: bool = False) -> Any:
-    """obstore's store of a URL, with the credentials of the environment. It is not asked for anything yet.
+class StoreObjects:
+    """The objects of an object store, by their path in it, with the credentials of the environment.
 
-    hasty: gives up on a store that does not answer after about ten seconds; else after two minutes. A single request
-    has 30 s. Raises `UsageError`.
+    It is not asked for anything when it is made. hasty: gives up on a store that does not answer after about ten
+    seconds; else after two minutes. A single request has 30 s. Making it raises `UsageError`; each method obstore's
+    errors, `FileNotFoundError` where there is no such object.
     """
+
+    def __init__(self, url: str, *, hasty: bool = False) -> None:
+        self._store = _opened(url, hasty)
+
+    def get(self, path: str) -> bytes:
+        return bytes(obstore.get(self._store, path).bytes())
+
+    def size(self, path: str) -> int:
+        """Bytes of an object."""
+        return int(obstore.head(self._store, path)["size"])
+
+    def put(self, path: str, data: bytes) -> None:
+        obstore.put(self._store, path, data)
+
+    def delete(self, path: str) -> None:
+        obstore.delete(self._store, path)
+
+
+def _opened(url: str, hasty: bool) -> Any:
     options = _client_options() if url.startswith("s3") else None
     try:
         return from_url(url, client_options=options, retry_config=_HASTY if hasty else _PATIENT)
@@ -64,13 +87,24 @@ def open_object_store(url: str, *, hasty: bool = False) -> Any:
 def _client_options() -> ClientConfig | None:
     """An endpoint that is given as `http://…` is meant so, as it is for AWS's own clients. Options that are given here
     put those of the environment out of force: so there are none where they are not needed."""
+    for key in _KEYS:
+        if re.search(r"\s", os.environ.get(key, "")):
+            raise UsageError(f"{key} has a space or a line break in it: set it without")
     name = next((name for name in _ENDPOINTS if os.environ.get(name)), None)
     if name is None:
         return None
-    if not re.match(r"https?://[^/]", os.environ[name]):
+    if not _is_server(os.environ[name]):
         raise UsageError(f"{name} is no URL of a server: expected http://… or https://…")
     plain = os.environ[name].startswith("http://") and "AWS_ALLOW_HTTP" not in os.environ
     return {"allow_http": True} if plain else None
+
+
+def _is_server(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of the port
+        return False
 
 
 def is_without_bucket(error: BaseException) -> bool:

@@ -19,7 +19,7 @@ from imagetask.models.base import ImageGenerationModel, ImageRequest
 from imagetask.models.managed import ManagedModel
 from imagetask.settings import RunSettings, what_is_wrong
 from imagetask.snapshot import BATCH_ROWS, first_marks, read_rows, rows_digest, write_snapshot
-from imagetask.sources import check_columns, read_errors, scan_source, source_name
+from imagetask.sources import check_columns, in_small_pieces, read_errors, scan_source, source_name
 from imagetask.tasks.base import BOOKKEEPING, ImageTask, column_names, required_columns
 from imagetask.tasks.loading import code_digest, load_task
 
@@ -109,7 +109,7 @@ def make_plan(settings: RunSettings, models: Sequence[ImageGenerationModel]) -> 
     name, layout = source_name(settings.source), settings.layout
     frame = open_source(settings)
     task = make_task(settings, ManagedModel(_Unasked()))
-    with read_errors(name):
+    with read_errors(name), in_small_pieces():
         rows = write_snapshot(frame, _present(frame, task), layout, name)
     remembered = (read_json(layout.plan) or {}).get("chunk_rows")
     chunk_rows = settings.chunk_rows or chunk_rows_for(rows, len(settings.model), remembered)
@@ -144,7 +144,7 @@ def first_rows(settings: RunSettings, count: int) -> tuple[pl.DataFrame, pl.Data
     name = source_name(settings.source)
     frame = open_source(settings)
     task = make_task(settings, ManagedModel(_Unasked()))
-    with read_errors(name):
+    with read_errors(name), in_small_pieces():
         rows = int(frame.select(pl.len()).collect().item())
         first = frame.head(count).collect()
     if rows == 0:

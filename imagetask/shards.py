@@ -64,7 +64,8 @@ def _written_shards(
     transformed = [name for name in record.get("transformed", []) if name in schema and name not in images]
     columns = _Columns(schema, images, transformed)
     known = {entry["file"]: entry for entry in record.get("shards", [])}
-    cut = cut_shards(layout, manifests, [entry["rows"] for entry in known.values()], SHARD_BYTES)
+    earlier = [entry["rows"] for entry in known.values() if "gone" not in entry]
+    cut = cut_shards(layout, manifests, earlier, SHARD_BYTES)
     entries, first_row = [], 0
     with _Temporaries(layout) as temporaries, _readers(store) as readers:
         for number, groups in enumerate(cut):
@@ -164,7 +165,7 @@ class _Temporaries:
         """
         layout, current = self._layout, {entry["file"] for entry in record["shards"]}
         old = (read_json(layout.shards) or {}).get("shards", [])
-        gone = [entry for entry in old if entry["file"] not in current]
+        gone = [{**entry, "gone": True} for entry in old if entry["file"] not in current]
         moving = [{**entry, "digest": ""} if entry["file"] in self._written else entry for entry in record["shards"]]
         record = {"version": FORMAT_VERSION, **record}
         write_json(layout.shards, {**record, "shards": [*moving, *gone]})

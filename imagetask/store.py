@@ -21,19 +21,17 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-import obstore
 from obstore.exceptions import BaseError, NotFoundError
-from obstore.store import LocalStore
 
 from imagetask.crash_points import reach
 from imagetask.errors import LostImage, StorageError, UsageError
+from imagetask.folder_objects import DEBRIS, FolderObjects
 from imagetask.images import Image
-from imagetask.object_stores import OBJECT_STORES, is_without_bucket, open_object_store, refusal
+from imagetask.object_stores import OBJECT_STORES, StoreObjects, is_without_bucket, refusal
 from imagetask.stored_records import RECORD_VERSION, parse_record
 
 logger = logging.getLogger(__name__)
 
-_DEBRIS = re.compile(r"#\d+$")
 _DEBRIS_AGE = 600.0
 _LIVE_WRITE = 0.5
 """Seconds in which a file that is being written changes or gets its name: clocks jump, its age alone tells nothing."""
@@ -42,7 +40,7 @@ _PROBE = "probe-"
 
 
 class GenerationStore:
-    """Records and images by key, in a folder or an object store (`s3://…`, `gs://…`, `az://…`), through obstore.
+    """Records and images by key, in a folder or an object store (`s3://…`, `gs://…`, `az://…`).
 
     Several processes and machines may use one store. Credentials of an object store come from its usual environment
     variables, never from the URL. A store that is pickled is the same place in the process that reads it; images that
@@ -55,11 +53,10 @@ class GenerationStore:
         if "://" not in self.url or self.url.startswith("file://"):
             self._folder = Path(self.url.removeprefix("file://")).absolute()
             with self._refusals("open"):
-                self._folder.mkdir(parents=True, exist_ok=True)
-                self._store: Any = LocalStore(self._folder, mkdir=True)
+                self._objects: FolderObjects | StoreObjects = FolderObjects(self._folder)
         else:
             check_store_url(self.url)
-            self._store = open_object_store(self.url)
+            self._objects = StoreObjects(self.url)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return opened_store, (self.url if self._folder is None else str(self._folder),)
@@ -73,7 +70,7 @@ class GenerationStore:
         """The record of a key, or None. A record that is damaged, or whose image is gone, is told and is None."""
         try:
             with self._refusals("read from"):
-                text = bytes(obstore.get(self._store, _record_path(key)).bytes())
+                text = self._objects.get(_record_path(key))
         except FileNotFoundError:
             self._check_folder("read from")
             return None
@@ -93,11 +90,11 @@ class GenerationStore:
         It does not wait long for a store that does not answer: whoever began the run is still there to be told.
         """
         probe = f"{_PROBE}{'write' if self.remote else uuid4().hex}"  # one name is enough where nothing is swept
-        store = open_object_store(self.url, hasty=True) if self.remote else self._store
+        objects = StoreObjects(self.url, hasty=True) if self.remote else self._objects
         with self._refusals("write to"):
-            obstore.put(store, probe, b"imagetask")
+            objects.put(probe, b"imagetask")
         with suppress(FileNotFoundError), self._refusals("remove from"):
-            obstore.delete(store, probe)
+            objects.delete(probe)
 
     def put(self, key: str, record: Mapping[str, Any], image: Image | None) -> Image | None:
         """Makes a generation durable: the image first, its record second. Gives the image as a handle.
@@ -114,7 +111,7 @@ class GenerationStore:
             reach("store: image written")
             handle = self.image(whole["image"])
         with self._refusals("write to"):
-            obstore.put(self._store, _record_path(key), _record_json(whole))
+            self._objects.put(_record_path(key), _record_json(whole))
         reach("store: record written")
         return handle
 
@@ -143,10 +140,7 @@ class GenerationStore:
         """
         try:
             with self._refusals("read from"):
-                if self._folder is not None:
-                    data = (self._folder / path).read_bytes()
-                else:
-                    data = bytes(obstore.get(self._store, path).bytes())
+                data = self._objects.get(path)
         except FileNotFoundError as error:
             raise LostImage(f"the image {path} is not in the store {self.url}") from error
         named = _HASH_IN_NAME.search(path)
@@ -157,7 +151,7 @@ class GenerationStore:
     def discard(self, path: str) -> None:
         """Removes an image that is damaged, so that its generation is made again."""
         with suppress(FileNotFoundError), self._refusals("remove from"):
-            obstore.delete(self._store, path)
+            self._objects.delete(path)
 
     def sweep(self) -> int:
         """Removes what killed processes left half written (older than ten minutes); gives the number of files.
@@ -167,7 +161,7 @@ class GenerationStore:
         if self._folder is None:
             return 0
         old = time.time() - _DEBRIS_AGE
-        halves = (path for path in self._folder.rglob("*#*") if _DEBRIS.search(path.name))
+        halves = (path for path in self._folder.rglob("*#*") if DEBRIS.search(path.name))
         found = {path: _seen(path) for path in chain(halves, self._folder.glob(f"{_PROBE}*"))}
         debris = [path for path, seen in found.items() if seen is not None and seen[0] < old]
         if debris:
@@ -206,7 +200,7 @@ class GenerationStore:
     def _write_image(self, path: str, image: Image) -> dict[str, Any]:
         data = image.data
         with self._refusals("write to"):
-            obstore.put(self._store, path, data)
+            self._objects.put(path, data)
         return {
             "path": path,
             "bytes": len(data),
@@ -219,7 +213,7 @@ class GenerationStore:
     def _size(self, path: str) -> int | None:
         try:
             with self._refusals("read from"):
-                return int(obstore.head(self._store, path)["size"])
+                return self._objects.size(path)
         except FileNotFoundError:
             return None
 

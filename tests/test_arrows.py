@@ -43,6 +43,7 @@ INSIDE = {
     "source_rows": "sources",
     "stored_records": "store",
     "lost_images": "shards",
+    "folder_objects": "store",
     "object_stores": "store",
     "retry_settings": "settings",
     "cutting": "shards",

@@ -13,13 +13,15 @@ import time
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import obstore
 import polars as pl
 import pytest
+from obstore.store import from_url
 
 from imagetask import GenerationStore, ImageDataset, ManagedModel
-from imagetask.errors import LostImage, RunStopped, StorageError
+from imagetask.errors import LostImage, RunStopped, StorageError, UsageError
 from imagetask.images import Image
 from imagetask.models.event_loop import IMAGE_THREADS, STORE_THREADS
 from tests.canary import found, new_key
@@ -129,6 +131,23 @@ def test_store_that_cannot_work_is_told_in_one_sentence_before_an_image_is_paid_
     assert model.made == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("AWS_ENDPOINT_URL", "127.0.0.1:9000", "is no URL of a server: expected http://… or https://…"),
+        ("AWS_ENDPOINT_URL", "http://127.0.0.1:999999", "is no URL of a server: expected http://… or https://…"),
+        ("AWS_SECRET_ACCESS_KEY", "of-a-file\n", "has a space or a line break in it: set it without"),
+        ("AWS_SESSION_TOKEN", "pasted twice", "has a space or a line break in it: set it without"),
+    ],
+)
+def test_settings_on_which_the_client_panics_are_refused(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch, name: str, value: str, told: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=f"^{name} {told}$"):
+        GenerationStore(s3.store_url("x"))
+
+
 def test_bucket_that_is_gone_is_no_store_without_generations(s3: S3Server) -> None:
     """Else each of them would be paid for again."""
     store = GenerationStore("s3://no-such-bucket/x")
@@ -147,7 +166,7 @@ def test_secrets_that_a_store_repeats_are_not_shown(
     store = GenerationStore(store.url)
     s3.refuse(403, "SignatureDoesNotMatch")
     with pytest.raises(obstore.exceptions.PermissionDeniedError) as shown:
-        obstore.get(store._store, "x")
+        obstore.get(obstore_of(store), "x")
     assert found(token, shown.value), "the store does repeat it"
     for refused in (lambda: store.get(KEY), store.check, lambda: store.put(KEY, {}, picture())):
         with pytest.raises(StorageError, match=r"the answer was 403 Forbidden, SignatureDoesNotMatch$") as caught:
@@ -180,9 +199,14 @@ def test_store_that_is_away_for_a_while_costs_time_and_nothing_else(
     assert len(kept_in(store)) == 40
 
 
+def obstore_of(store: GenerationStore) -> Any:
+    """The same place, looked at with obstore itself."""
+    return from_url(store.url, client_options={"allow_http": True})
+
+
 def kept_in(store: GenerationStore) -> set[str]:
     """The hashes of the pictures that the store has; each record is whole, and so is its picture."""
-    objects = [entry["path"] for page in obstore.list(store._store) for entry in page]
+    objects = [entry["path"] for page in obstore.list(obstore_of(store)) for entry in page]
     records = [store.get(Path(path).stem) for path in objects if path.endswith(".json")]
     pictures = [record["image"] for record in records if record is not None]
     assert len(pictures) == len(records)

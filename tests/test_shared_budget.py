@@ -151,29 +151,29 @@ def test_a_stopped_run_waits_for_no_budget_of_other_processes(ledger: Path) -> N
     asyncio.run(run())
 
 
-def test_half_a_line_of_a_process_that_died_is_taken_off_while_the_ledger_is_shared(ledger: Path) -> None:
-    shared = Ledger(ledger, shared=True)
-    shared.add(1, 40_000_000)
+def test_half_a_line_of_a_process_that_died_is_taken_off_by_those_who_go_on(ledger: Path) -> None:
+    kept = Ledger(ledger)
+    kept.add(1, 40_000_000)
     with ledger.open("ab") as file:
         file.write(b"1 0.0")
-    shared.add(1, None)
+    kept.add(1, None)
     assert ledger.read_bytes() == b"1 0.04\n1 ?\n"
     ledger.write_bytes(b"")
     with pytest.raises(StorageError, match=r"spent\.txt was removed or cut while a run went on"):
-        shared.add(1, None)
+        kept.add(1, None)
 
 
 def test_a_ledger_of_a_million_lines_is_counted_in_constant_memory_and_not_read_again(ledger: Path) -> None:
     ledger.write_bytes(b"1 0.04\n1 ?\n-1 -0.04\n1 0.0375\n" * 250_000)
     tracemalloc.start()
-    shared = Ledger(ledger, shared=True)
+    kept = Ledger(ledger)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert (shared.amounts.images, shared.amounts.nano, shared.amounts.unpriced) == (500_000, 9_375 * 10**9, 250_000)
+    assert (kept.amounts.images, kept.amounts.nano, kept.amounts.unpriced) == (500_000, 9_375 * 10**9, 250_000)
     assert peak < 32 * 2**20
     started = time.perf_counter()
     for _ in range(1000):
-        shared.add(1, 40_000_000)
+        kept.add(1, 40_000_000)
     assert time.perf_counter() - started < 2
     assert spent(ledger).images == 501_000
 

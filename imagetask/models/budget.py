@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 from imagetask.models.ledger import NANO, Amounts, Ledger, read_amounts
 
-_ALONE = nullcontext()
 _LOOK_AGAIN = 0.5
 """How long a call waits for what other processes have reserved before it looks again (seconds)."""
 
@@ -62,7 +61,7 @@ class Budget:
         self.max_images = max_images
         self.max_cost = max_cost
         self._most = None if max_cost is None else _nano(max_cost)
-        self._ledger = None if ledger is None else Ledger(ledger, shared=shared)
+        self._ledger = None if ledger is None else Ledger(ledger)
         self._amounts = Amounts() if self._ledger is None else self._ledger.amounts
         self._elsewhere = _Elsewhere() if shared else None
         self._reserved = 0
@@ -122,8 +121,7 @@ class Budget:
 
     def _taken(self, nano: int | None) -> bool:
         """Whether there was room, which is reserved then."""
-        limited = self.max_images is not None or self._most is not None
-        with self._ledger.held() if limited and self._elsewhere and self._ledger else _ALONE:
+        with nullcontext() if self._ledger is None else self._ledger.held():
             if not self._fits(nano):
                 return False
             self._add(1, nano)

@@ -119,13 +119,19 @@ class Calls:
         """What was made under the key, or in its place; with all attempts at both."""
         if self.store is None:
             return await self._made(ask, History(seed=ask.seed), self._breakers.start_row())
-        failed = self._failures.get(ask.key)
-        known = failed or await self._read(ask.key)
+        known, final = await self._known(ask.key)
         others = await self._made_instead(ask, known)
-        if failed is None and (made := await self._asked_for(ask, known, others)) is not None:
+        if not final and (made := await self._asked_for(ask, known, others)) is not None:
             return reduce(following, (other for other in others if other.status == "failed"), made)
         assert known is not None
         return reduce(lambda before, other: following(other, before), others, known)
+
+    async def _known(self, key: str) -> tuple[Generation | None, bool]:
+        """What is remembered of a key, and whether it is a failure of this run, and final."""
+        known = self._failures.get(key) or await self._read(key)
+        if known is None or known.error_kind is None or key not in self._failures:
+            return known, False
+        return replace(known, reused=False), True
 
     async def _asked_for(self, ask: Ask, known: Generation | None, others: Sequence[Generation]) -> Generation | None:
         """The image of a key, remembered or made now; None where the failure that is remembered stands."""
@@ -224,6 +230,7 @@ class Calls:
         assert self.store is not None
         for failed in self._failures.take_durable(started, None if self.stopped is None else self.stopped.kind):
             await self._off_loop(self._writers, self.store.put, failed.key, to_record(failed), None)
+            self._failures.note_durable(failed.key)
 
     async def _off_loop(self, threads: Executor, work: Callable[..., T], *arguments: Any) -> T:
         return await self._thread.loop.run_in_executor(threads, work, *arguments)

@@ -39,27 +39,24 @@ class Amounts:
 class Ledger:
     """A ledger that is kept; `amounts` is what it counts. Half a line that a kill left is taken off.
 
-    shared: other processes write it as well, on this machine or, through a file system that all see, on others. What
-    they wrote is taken in where the ledger is held, and each line is written while it is held.
+    Other processes may write it as well, on this machine or, through a file system that all see, on others: those of
+    the same run, and workers that a killed run left. What they wrote is taken in where the ledger is held, and each
+    line is written while it is held.
     Raises `StorageError` where it cannot be read or written, or is damaged.
     """
 
-    def __init__(self, path: Path, *, shared: bool = False) -> None:
+    def __init__(self, path: Path) -> None:
         self.amounts = Amounts()
         self.size = 0
         self._path = path
-        self._shared = shared
         self._file: int | None = None
-        if shared:
-            with self.held():
-                return
-        self.size = read_amounts(path, self.amounts)
-        _cut(path, self.size)
+        with self.held():
+            pass
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Where others write as well: keeps them from it, with all that they wrote so far taken in; else nothing."""
-        if not self._shared or self._file is not None:
+        """Keeps others from writing it, with all that they wrote so far taken in."""
+        if self._file is not None:
             yield
             return
         with _telling("write", self._path):
@@ -76,24 +73,11 @@ class Ledger:
         amount = _UNKNOWN if nano is None else f"{Decimal(nano) / NANO:f}"
         line = f"{images} {amount}\n".encode()
         self.amounts.add(images, nano)
-        try:
-            self._append(line)
-        except OSError as error:
-            raise StorageError(f"could not write {self._path}: {error.strerror}") from error
-        self.size += len(line)
+        with self.held(), _telling("write", self._path):
+            assert self._file is not None
+            _write(self._file, line, self._path)
+            self.size += len(line)
         reach("budget: noted")
-
-    def _append(self, line: bytes) -> None:
-        if self._shared:
-            with self.held():
-                assert self._file is not None
-                _write(self._file, line, self._path)
-            return
-        file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        try:
-            _write(file, line, self._path)
-        finally:
-            os.close(file)
 
     def _take_in(self, file: int) -> None:
         """What others wrote since. Half a line at the end is of a process that died: this one holds the ledger."""
@@ -145,13 +129,6 @@ def _add_line(line: bytes, times: int, amounts: Amounts, path: Path) -> None:
         amounts.add(int(count), None if usd == _UNKNOWN else round(Decimal(usd) * NANO), times)
     except (ValueError, OverflowError, InvalidOperation) as error:
         raise StorageError(f"{path} is damaged: remove it, and what was spent so far counts no longer") from error
-
-
-def _cut(path: Path, size: int) -> None:
-    """Takes half a line off, so that the next one starts on its own."""
-    with _telling("write", path):
-        if path.exists() and path.stat().st_size > size:
-            os.truncate(path, size)
 
 
 def _held(path: Path) -> int:

@@ -94,6 +94,12 @@ class Pace:
             self.limit = min(float(self.max_concurrency), self.limit + self._growth())
         self.release()
 
+    def grow(self, answers: int) -> None:
+        """More places for so many calls that gave theirs back by `release`, and turned out to be answered well."""
+        for _ in range(answers):
+            self.limit = min(float(self.max_concurrency), self.limit + self._growth())
+        self._hand_out()
+
     def rejected(self, ticket: int, wait: float) -> None:
         """Gives a place back after a call that was rejected (429): the number of places falls.
 
