@@ -12,6 +12,7 @@ from urllib.request import getproxies
 import httpx2
 
 from imagetask.errors import GenerationError
+from imagetask.models.network import AsyncioBackend
 from imagetask.models.redact import BareUrls
 from imagetask.models.watched_call import after_answer, before_request
 
@@ -64,13 +65,21 @@ class SpreadTransport(httpx2.AsyncBaseTransport):
         return response
 
     def _opened(self) -> httpx2.AsyncHTTPTransport:
-        pool = httpx2.AsyncHTTPTransport(verify=_trust(), limits=LIMITS)
+        pool = _Pool(verify=_trust(), limits=LIMITS)
         self._pools.append(pool)
         return pool
 
     async def aclose(self) -> None:
         for pool in self._pools:
             await pool.aclose()
+
+
+class _Pool(httpx2.AsyncHTTPTransport):
+    """httpx2's own, with connections straight on asyncio: httpx2 has no option for it."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._pool._network_backend = AsyncioBackend()
 
 
 class _Lent(httpx2.AsyncByteStream):
