@@ -55,9 +55,9 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/task_runs.py
 	$(BIN)/python benchmarks/rate_limit_storm.py
 
-# Whether a change has made a figure worse: the short forms beside benchmarks/committed.json.
+# Whether a change has made a figure worse: the short forms beside benchmarks/committed.json; FIGURES: those of some.
 bench-check: $(VENV)/.installed
-	$(BIN)/python benchmarks/check.py
+	$(BIN)/python benchmarks/check.py $(FIGURES)
 
 # Kills runs at every crash point and 30 times at random, and counts what that cost: docs/guarantees.md
 torture: $(VENV)/.installed

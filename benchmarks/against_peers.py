@@ -9,7 +9,8 @@ this machine. Not compared are start-up and imports, which come before the first
 
 Generation is from the first call to the last answer, as the server's ledger has them. Transform is distilabel's
 `transform_columns_to_image` beside the step of a run that makes Parquet shards of the store's files. Memory is the
-resident memory of all of a tool's processes, added up, at its highest from the start to the end of the transform.
+resident memory of all of a tool's processes, added up, at its highest from the start to the end of the transform;
+Prefect's server, which is no process of ours and may run elsewhere, is told beside it ("with Prefect's server").
 """
 
 from __future__ import annotations

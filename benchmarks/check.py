@@ -1,6 +1,6 @@
 """Whether a change has made a figure worse: the short forms of the benchmarks beside the committed figures.
 
-    python benchmarks/check.py                 # make bench-check; about two minutes
+    python benchmarks/check.py                 # make bench-check; about four minutes
     python benchmarks/check.py flat_memory     # one benchmark alone
     python benchmarks/check.py --commit        # takes today's figures as those to compare with
 
@@ -88,7 +88,7 @@ def commit(known: dict[str, Any], names: list[str]) -> None:
         seen = measured(name, known[name]["arguments"])
         for figure, entry in known[name]["figures"].items():
             entry["value"] = round(seen[figure], 3)
-    COMMITTED.write_text(json.dumps(known, indent=1) + "\n")
+    COMMITTED.write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n")
 
 
 def main() -> None:

@@ -38,8 +38,8 @@ class Figures:
     task_runs: int
 
 
-def measured(source: Path, dataset: Path, home: Path) -> Figures:
-    """A run in a process of its own, on an embedded server whose database is in `home`."""
+def measured(source: Path, dataset: Path, home: Path, shard_rows: int | None = None) -> Figures:
+    """A run in a process of its own, on an embedded server whose database is in `home`; shard_rows: of a shard."""
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
         "PREFECT_HOME": str(home),
@@ -48,6 +48,7 @@ def measured(source: Path, dataset: Path, home: Path) -> Figures:
         "DO_NOT_TRACK": "1",
     }
     command = [sys.executable, "-m", "benchmarks.small_images", str(source), str(dataset)]
+    command += [] if shard_rows is None else ["--shard-rows", str(shard_rows)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise SystemExit(f"the run failed:\n{done.stderr}")
@@ -68,10 +69,14 @@ def main() -> None:
     from imagetask_flows import monitoring
     from imagetask_flows.embedded_server import start_server
 
+    from imagetask import cutting
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source")
     parser.add_argument("dataset")
+    parser.add_argument("--shard-rows", type=int, default=cutting.SHARD_ROWS)
     options = parser.parse_args()
+    cutting.SHARD_ROWS = options.shard_rows
     wait_for_server = start_server(lambda text: print(text, file=sys.stderr))
     from imagetask_flows.generate_images import generate_images
 

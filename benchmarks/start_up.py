@@ -111,7 +111,7 @@ def first_images(runs: int, folder: Path) -> dict[str, list[float]]:
 
 
 def help_told(runs: int) -> dict[str, list[float]]:
-    """Seconds of CPU of `imagetask --help` and of the imports alone, by turns: what they take on cores of their own."""
+    """Seconds of `imagetask --help` on the clock, and of its CPU and that of the imports alone, by turns."""
     seconds = defaultdict[str, list[float]](list)
     commands: dict[str, list[str | Path]] = {
         "--help": [_SCRIPTS / "imagetask", "--help"],
@@ -119,9 +119,10 @@ def help_told(runs: int) -> dict[str, list[float]]:
     }
     for _ in range(3 * runs):
         for name, words in commands.items():
-            before = _cpu_of_children()
+            before, began = _cpu_of_children(), time.perf_counter()
             _run(words, os.environ)
-            seconds[name].append(_cpu_of_children() - before)
+            seconds[name].append(time.perf_counter() - began)
+            seconds[f"{name}, CPU"].append(_cpu_of_children() - before)
     return seconds
 
 
@@ -132,7 +133,7 @@ def _cpu_of_children() -> float:
 
 def ratios(seconds: Mapping[str, list[float]]) -> dict[str, float]:
     """Medians of the ratios run by run."""
-    pairs = {"--help": ("--help", "imports of --help")}
+    pairs = {"--help": ("--help, CPU", "imports of --help, CPU")}
     pairs |= {state: (f"{state}: first image", f"{state}: bare flow") for state in ("cold", "warm", "running")}
     return {
         f"start-up, {name}": statistics.median(a / b for a, b in zip(seconds[ours], seconds[theirs], strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import json
 import logging
@@ -558,6 +559,18 @@ def test_hub_that_cannot_be_reached_is_a_refused_connection() -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     assert look_up(f"http://127.0.0.1:{port}", "org/m").startswith("server True")
+
+
+@pytest.mark.parametrize("model_of", [openai_model, hub_model])
+def test_answer_is_not_kept_once_its_image_is_read(model_of: Make, model_server: ModelServer) -> None:
+    """Contexts of connections and timers know the call, and would hold 2 MB of each large answer."""
+
+    async def work(loaded: AsyncImageGenerationModel) -> list[object]:
+        await loaded.agenerate(ImageRequest("a cat"))
+        gc.collect()
+        return [found for found in gc.get_objects() if type(found) is httpx2.Response]
+
+    assert with_loaded(model_of(model_server), work) == []
 
 
 def test_pools_are_wide_and_what_was_set_for_the_hubs_clients_stays(model_server: ModelServer) -> None:

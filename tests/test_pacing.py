@@ -91,6 +91,15 @@ def test_places_grow_from_four_to_the_maximum_and_never_past_it() -> None:
     assert backend.pace.in_flight == 0
 
 
+def test_first_answers_count_for_the_places_once_an_image_of_theirs_is_good(model_server: ModelServer) -> None:
+    model_server.latency = 0.6
+    with managed_for(model_server.url) as managed:
+        managed.generate_outputs(prompts(20))
+    started = sorted(call.time for call in model_server.calls)
+    assert started[3] - started[0] < 0.5, "four at first"
+    assert 0.5 < started[19] - started[0] < 1.1, "and sixteen, not four, when they are answered"
+
+
 def test_number_of_places_settles_at_what_the_backend_admits() -> None:
     async def work() -> tuple[Backend, int]:
         backend = Backend(Pace(64), admits=8)

@@ -145,6 +145,7 @@ class OpenAIImageGeneration(AsyncImageGenerationModel):
         watch = WatchedCall(self._routes)
         with watch.watched(self.timeout):
             response = await self._call(arguments)
+        watch.forget_answers()
         if len(response.content) <= _READ_AT_ONCE:
             answer = self._read(response)
         else:  # in few threads: a large answer is in memory three times over while it is read

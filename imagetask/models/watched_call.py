@@ -50,6 +50,10 @@ class WatchedCall:
         """Whether the call itself was answered with success; what failed then is what follows on it."""
         return bool(self.answers) and self.answers[-1].is_success
 
+    def forget_answers(self) -> None:
+        """Of a call that is over: asyncio keeps its context, and so this, as long as its timers and connections."""
+        self.answers = []
+
     def following(self) -> WatchedCall:
         """A call that takes the result of this one once more: it has its answers, and may go where it may."""
         call = WatchedCall(self._routes)
