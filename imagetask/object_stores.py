@@ -34,6 +34,7 @@ _HASTY: RetryConfig = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
 
 _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 _KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_PREFIXES = ("AWS_", "AZURE_", "GOOGLE_")
 _NO_BUCKET = re.compile(r"<Code>(?:NoSuchBucket|ContainerNotFound)</Code>")
 _STATUS = re.compile(r"status code: (\d{3}[ \w]*)")
 _CODE = re.compile(r"<Code>(\w{1,64})</Code>")
@@ -77,6 +78,7 @@ class StoreObjects:
 
 
 def _opened(url: str, hasty: bool) -> Any:
+    _check_environment()
     options = _client_options() if url.startswith("s3") else None
     try:
         return from_url(url, client_options=options, retry_config=_HASTY if hasty else _PATIENT)
@@ -84,12 +86,16 @@ def _opened(url: str, hasty: bool) -> Any:
         raise UsageError(f"the store {url!r} cannot be opened: {refusal(error)}") from error
 
 
+def _check_environment() -> None:
+    """Raises `UsageError` for values that no header can hold: obstore panics on them."""
+    for name, value in os.environ.items():
+        if name.startswith(_PREFIXES) and (not value.isprintable() or (name in _KEYS and " " in value)):
+            raise UsageError(f"{name} has a space or a line break in it: set it without")
+
+
 def _client_options() -> ClientConfig | None:
     """An endpoint that is given as `http://…` is meant so, as it is for AWS's own clients. Options that are given here
     put those of the environment out of force: so there are none where they are not needed."""
-    for key in _KEYS:
-        if re.search(r"\s", os.environ.get(key, "")):
-            raise UsageError(f"{key} has a space or a line break in it: set it without")
     name = next((name for name in _ENDPOINTS if os.environ.get(name)), None)
     if name is None:
         return None

@@ -78,6 +78,11 @@ def write_part(
     sizes: list[int],
     asked: list[list[Generation]],
 ) -> dict[str, Any]:
+    """Puts a part in its place, and then its manifest, and gives that: its counts, and how it is cut into row groups.
+
+    images: its columns of pictures. sizes: bytes of the pictures of each row. asked: the generations of each row that
+    was asked for. Raises `StorageError`.
+    """
     reach("part: answered")
     path, beside = part_path(layout, chunk.digest), manifest_path(layout, chunk.digest)
     temporary = path.with_suffix(".writing")

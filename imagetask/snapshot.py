@@ -164,7 +164,10 @@ def _marks(hashes: array[int]) -> Iterator[pl.DataFrame]:
 
 
 def _ordinals(hashes: array[int]) -> pl.Series:
-    """The how-many-eth each row is among those of its hash (UInt32), in 12 bytes a row and the work on one range."""
+    """The how-many-eth each row is among those of its hash (UInt32).
+
+    In 12 bytes a row, and what the work on one range of hashes takes: rows that are all equal are all in one.
+    """
     known = pl.Series(hashes, dtype=pl.UInt64)
     ordinals = pl.repeat(0, len(known), dtype=pl.UInt32, eager=True)
     ranges = min(_MOST_RANGES, -(-len(known) // _RANGE_ROWS))

@@ -7,6 +7,8 @@ import datetime
 import socket
 import ssl
 import struct
+import threading
+import time
 from collections.abc import Awaitable, Callable
 from ipaddress import ip_address
 from pathlib import Path
@@ -90,6 +92,29 @@ def test_requests_one_after_the_other_use_one_connection_of_ours() -> None:
 
 def test_idle_connection_that_the_server_closed_is_not_used_again() -> None:
     assert with_server(answer_once, get_three) == ([("hello", Stream)] * 3, 3)
+
+
+def test_connection_that_was_closed_while_the_loop_was_busy_is_not_used_again() -> None:
+    def answer(listening: socket.socket) -> None:
+        for _ in range(3):
+            connection, _address = listening.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(ANSWER)
+
+    async def get(port: int) -> list[str]:
+        async with open_client(timeout=10) as client:
+            found = []
+            for _ in range(3):
+                found.append((await client.get(f"http://{HOST}:{port}/")).text)
+                time.sleep(0.1)  # nothing else runs on the loop meanwhile
+            return found
+
+    with socket.create_server((HOST, 0)) as listening:
+        thread = threading.Thread(target=answer, args=(listening,))
+        thread.start()
+        assert asyncio.run(get(listening.getsockname()[1])) == ["hello"] * 3
+        thread.join()
 
 
 def test_server_that_needs_no_proxy_is_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,6 +216,10 @@ def test_times_are_up_as_httpcore2_tells_them() -> None:
     async def write(stream: Stream) -> None:
         with pytest.raises(httpcore2.WriteTimeout):
             await stream.write(bytes(2**26), timeout=0.05)
+        sock = stream.get_extra_info("socket")
+        await stream.aclose()
+        await asyncio.sleep(0.05)
+        assert sock.fileno() == -1, "what was not sent holds it no longer"
 
     connected(say_nothing, read)
     connected(say_nothing, write)

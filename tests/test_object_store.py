@@ -137,6 +137,7 @@ def test_store_that_cannot_work_is_told_in_one_sentence_before_an_image_is_paid_
         ("AWS_ENDPOINT_URL", "127.0.0.1:9000", "is no URL of a server: expected http://… or https://…"),
         ("AWS_ENDPOINT_URL", "http://127.0.0.1:999999", "is no URL of a server: expected http://… or https://…"),
         ("AWS_SECRET_ACCESS_KEY", "of-a-file\n", "has a space or a line break in it: set it without"),
+        ("AWS_REGION", "us-east-1\n", "has a space or a line break in it: set it without"),
         ("AWS_SESSION_TOKEN", "pasted twice", "has a space or a line break in it: set it without"),
     ],
 )

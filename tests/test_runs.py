@@ -100,6 +100,7 @@ def test_rows_from_python_do_not_replace_those_that_an_earlier_run_goes_on_with(
 
 def test_run_that_is_stopped_while_its_model_is_opened_makes_no_call(model_server: ModelServer, tmp_path: Path) -> None:
     settings = RunSettings(source="a.csv", out=tmp_path / "out", **openai_at(model_server))
+    settings.layout.make()
     models_in_use.stop_models("the run", "interrupted", "stopped by hand")
     with models_in_use.closing_models("the run"):
         managed = models_in_use.open_model(settings, "openai:m", "the run")

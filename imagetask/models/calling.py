@@ -64,7 +64,6 @@ class Caller:
     exact_size: bool = False
     any_answer: bool = False
     _any_image: bool = False
-    _unproven: int = 0
     _dearest: float | None = None
     _batches: Batches | None = None
     _unchecked: asyncio.Semaphore = field(init=False)
@@ -85,21 +84,16 @@ class Caller:
         image, usd = await self._image(ticket, reservation, ask, history)
         self.any_answer = True
         try:
-            self._give_back_answered()
+            grows = self.pace.is_full and not self._any_image
+            (self.pace.answered if self._any_image else self.pace.release)()
             generation = await self._checked_and_kept(image, ask, history)
-            self.pace.grow(self._unproven)
-            self._any_image, self._unproven = True, 0
+            self._any_image = True
+            if grows:
+                self.pace.grow()
             return generation
         finally:
             self._unchecked.release()
             self.budget.settle(reservation, usd)  # after the image is kept: the ledger may be on a full disk
-
-    def _give_back_answered(self) -> None:
-        if self._any_image:
-            self.pace.answered()
-        else:
-            self._unproven += 1
-            self.pace.release()
 
     async def _reserved(self, request: ImageRequest) -> Reservation:
         """The price of an image, taken out of the budget; a place for which there is none left goes to the next."""

@@ -179,6 +179,7 @@ class InferenceEndpointsImageGeneration(AsyncImageGenerationModel):
                 raise failures.of_call(error, watch, self._again(watch)) from failures.cause(error, watch)
             if any(is_filtered(answer) for answer in watch.answers):
                 raise filtered_image()
+            watch.forget_answers()
             return Image.from_bytes(data, self._info)
 
         return again

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ NANO = 1_000_000_000
 """Amounts are whole billionths of a USD, so that they add up exactly."""
 _UNKNOWN = "?"
 """Stands in the ledger for an amount that is not known."""
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 _PIECE = 1 << 20
 """The ledger is read in pieces of so many bytes: it may have millions of lines, nearly all of them alike."""
 
@@ -131,13 +134,23 @@ def _add_line(line: bytes, times: int, amounts: Amounts, path: Path) -> None:
         raise StorageError(f"{path} is damaged: remove it, and what was spent so far counts no longer") from error
 
 
+def _lock(file: int) -> None:
+    """Where the system or the file system has no such lock, one process alone should write."""
+    if sys.platform != "win32":
+        import fcntl
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+
+
 def _held(path: Path) -> int:
     """The file, opened and locked; the lock ends with the file's closing, and with the process."""
-    import fcntl
-
     file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        _lock(file)
     except BaseException:
         os.close(file)
         raise

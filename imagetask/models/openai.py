@@ -190,7 +190,7 @@ class OpenAIImageGeneration(AsyncImageGenerationModel):
                     response = await self._downloads.get(httpx2.URL(self._url).join(link.url))
             if response.status_code != 200:
                 raise self._not_fetched(link, watch, f"HTTP {response.status_code}")
-            return Image.from_bytes(response.content, link.info)
+            image = Image.from_bytes(response.content, link.info)
         except GenerationError as error:
             if error.kind != "timeout":
                 raise
@@ -202,6 +202,8 @@ class OpenAIImageGeneration(AsyncImageGenerationModel):
             raise self._not_fetched(link, watch, why) from cause
         except ImageError as error:
             raise self._not_fetched(link, watch, str(error)) from error
+        watch.forget_answers()
+        return image
 
     def _not_fetched(self, link: Link, watch: WatchedCall, why: str) -> GenerationError:
         async def again() -> Image:

@@ -90,14 +90,18 @@ class Pace:
     def answered(self) -> None:
         """Gives a place back after a call that was answered: the number of places may grow."""
         self._answered_since_cut = True
-        if self.in_flight >= int(self.limit) < self.max_concurrency:
-            self.limit = min(float(self.max_concurrency), self.limit + self._growth())
+        if self.is_full:
+            self.grow()
         self.release()
 
-    def grow(self, answers: int) -> None:
-        """More places for so many calls that gave theirs back by `release`, and turned out to be answered well."""
-        for _ in range(answers):
-            self.limit = min(float(self.max_concurrency), self.limit + self._growth())
+    @property
+    def is_full(self) -> bool:
+        """Whether all places are taken, and there may be more."""
+        return self.in_flight >= int(self.limit) < self.max_concurrency
+
+    def grow(self) -> None:
+        """More places, for an answer that came while all of them were taken."""
+        self.limit = min(float(self.max_concurrency), self.limit + self._growth())
         self._hand_out()
 
     def rejected(self, ticket: int, wait: float) -> None:
