@@ -64,8 +64,10 @@ def retry_settings(out: str, **given: Any) -> tuple[RunSettings, Retry]:
     Raises `DatasetError` where there was no run, `UsageError`.
     """
     limits = {name: given.pop(name) for name in LIMITS if name in given}
-    last = Run.read(out).settings
-    settings = RunSettings.checked(**{**last.model_dump(), **limits, "rebuild": False})
+    last = Run.read(out).settings.model_dump()
+    if limits.get("runner") == "threads":
+        last["dask_address"] = None
+    settings = RunSettings.checked(**{**last, **limits, "rebuild": False})
     retry = Retry.checked(**given)
     for model in settings.model:
         retry.settings_for(settings, model)

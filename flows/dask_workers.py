@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import replace
@@ -17,9 +16,11 @@ from distributed.comm.core import connect
 from distributed.security import Security
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
+from prefect.settings import PREFECT_API_URL
 from prefect_dask.task_runners import DaskTaskRunner
 
 from imagetask.errors import ImageTaskError, RunStopped, UsageError
+from imagetask.models.event_loop import event_loop
 from imagetask.models.redact import told
 from imagetask.retry_settings import Retry
 from imagetask.settings import RunSettings
@@ -28,12 +29,14 @@ from .accounts import account_of
 from .models_in_use import stop_models, stopped, take_told
 from .shares import Share, Told
 from .task_runners import ChunkTask, most_chunks
-from .worker_processes import Report, Word, close, hear, sees_run
+from .worker_processes import Report, Word, check_process, close, hear
 
 logger = logging.getLogger(__name__)
 
 _EVERY = 1.0
 """Seconds between two words to the workers."""
+_ANSWER_SECONDS = 10.0
+"""A worker that hangs is not waited for longer, neither between two words nor at the end of the run."""
 CONNECT_SECONDS = 10
 
 
@@ -46,12 +49,14 @@ class DaskWorkers:
         self._client: Any = cast(Any, runner.client)
         self._run = run_id
         self._folder = str(settings.out)
+        self._store = settings.store_url
         self._address = settings.dask_address
         self._at_once = at_once
         self._threads: dict[str, int] = self._client.nthreads()
         self._reports: dict[str, Report] = {}
         self._futures: WeakSet[Any] = WeakSet()
         self._waiting = False
+        self._told_of_earlier = False
         self._ended = threading.Event()
 
     def submit(self, chunk_task: ChunkTask, parameters: dict[str, Any]) -> PrefectFuture[Any]:
@@ -82,17 +87,14 @@ class DaskWorkers:
             raise UsageError(
                 f"the Dask scheduler at {self._address} has no workers: start some with dask worker {self._address}"
             )
-        seen = self._client.run(sees_run, self._folder, on_error="return")
+        asked = (check_process, self._run, self._folder, self._store, PREFECT_API_URL.value())
+        seen = self._client.run(*asked, on_error="return")
         for worker, answer in seen.items():
             if isinstance(answer, ImportError):
                 raise UsageError(f"the Dask worker {worker} lacks what a run needs: {answer}; install imagetask there")
             if isinstance(answer, BaseException):
-                raise UsageError(f"the Dask worker {worker} cannot be used: {told(answer)}") from answer
-            if not answer:
-                raise UsageError(
-                    f"the Dask worker {worker} does not see the folder {self._folder}: "
-                    "it must be on a file system that all workers share, under the same path"
-                )
+                why = str(answer) if isinstance(answer, ImageTaskError) else told(answer)
+                raise UsageError(f"the Dask worker {worker} cannot be used: {why}") from answer
 
     @contextmanager
     def kept_up(self) -> Iterator[None]:
@@ -120,11 +122,13 @@ class DaskWorkers:
         self._threads = self._client.nthreads()
         self._look_for_workers()
         word = self._word()
-        answers = self._reports_of(self._client.run(hear, word, workers=list(word.shares), on_error="return"))
+        answers = self._asked(hear, word, workers=list(word.shares))
         new = [worker for worker, report in answers.items() if not report.takes_part]
         if new and self._took_part() <= answers.keys() and all(report.within for report in answers.values()):
-            begun = self._client.run(hear, word, begin=True, workers=new, on_error="return")
-            answers |= self._reports_of(begun)
+            answers |= self._asked(hear, word, begin=True, workers=new)
+        elif new and not self._took_part() and not self._told_of_earlier:
+            self._told_of_earlier = True
+            logger.warning("an earlier run into this folder has calls under way on the Dask workers: waiting for them")
         self._take(answers)
 
     def _look_for_workers(self) -> None:
@@ -146,8 +150,10 @@ class DaskWorkers:
         elsewhere = {worker: sum(calls.values()) - calls.get(worker, 0) for worker in workers}
         return Word(self._run, self._folder, shares, elsewhere, stopped(self._run))
 
-    def _reports_of(self, answers: dict[str, Any]) -> dict[str, Report]:
-        """Without those of workers that died meanwhile, or could not answer."""
+    def _asked(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> dict[str, Report]:
+        """What the workers answer, but those that died meanwhile, or could not. Raises `TimeoutError`."""
+        options = {"on_error": "return", "callback_timeout": _ANSWER_SECONDS, **options}
+        answers = self._client.run(function, *arguments, **options)
         return {worker: answer for worker, answer in answers.items() if isinstance(answer, Report)}
 
     def _take(self, answers: dict[str, Report]) -> None:
@@ -168,7 +174,7 @@ class DaskWorkers:
 
     def _close(self) -> None:
         try:
-            self._take(self._reports_of(self._client.run(close, self._run, on_error="return")))
+            self._take(self._asked(close, self._run))
         except Exception as error:
             logger.warning("the Dask workers were not told that the run is over: %s", told(error))
 
@@ -185,7 +191,7 @@ class DaskWorkers:
 @contextmanager
 def dask_workers(settings: RunSettings, run_id: str, retry: Retry | None = None) -> Iterator[DaskWorkers]:
     """The workers of the scheduler that the settings name. Raises `UsageError`."""
-    asyncio.run(_check_scheduler(str(settings.dask_address)))
+    event_loop().run(_check_scheduler(str(settings.dask_address)))
     runner = DaskTaskRunner(address=settings.dask_address, client_kwargs={"timeout": CONNECT_SECONDS})
     with runner:
         workers = DaskWorkers(runner, settings, run_id, _most_at_once(settings, retry))

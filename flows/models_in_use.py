@@ -57,9 +57,9 @@ def open_model(settings: RunSettings, model: str, run: str, retry: Retry | None 
 
 
 def _opened(managed: ManagedModel, run: str, name: str) -> ManagedModel:
-    _models[run, name] = managed
     if run in _stopped:
-        managed.stop(*_stopped[run])
+        raise RunStopped(*_stopped[run])
+    _models[run, name] = managed
     managed.load()
     return managed
 

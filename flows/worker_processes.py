@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
-from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import uuid4
 
-from imagetask.errors import RunStopped, StopReason
-from imagetask.layout import Layout
+from imagetask.errors import ImageTaskError, RunStopped, StopReason, StorageError, UsageError
+from imagetask.models.connections import proxied
+from imagetask.models.redact import bare_url
 from imagetask.models.tally import Tally
-from imagetask.runs import Counts
+from imagetask.runs import Counts, Run
 from imagetask.settings import RunSettings
+from imagetask.store import GenerationStore
 
 from .models_in_use import (
     begin_share,
@@ -36,6 +40,8 @@ from .models_in_use import (
 )
 from .shares import Share, Told
 
+logger = logging.getLogger(__name__)
+
 SILENCE = 600.0
 """After so many seconds without a word of its flow a run is over here: the flow's process is gone.
 Dask takes five minutes to give up a worker that hangs, and the others hear nothing meanwhile."""
@@ -44,6 +50,7 @@ _FIRST_WORD = 900.0
 _SEEN_WITHIN = 10.0
 """A file system between machines shows a new file after a while (seconds)."""
 _GONE = "the process of its flow is gone, or cannot reach this one"
+_OVER = "the run is over"
 
 NAME = uuid4().hex
 """Of this process: another one at its address has another."""
@@ -51,9 +58,14 @@ NAME = uuid4().hex
 
 @dataclass(slots=True)
 class _Known:
-    """Of a run: when its flow was heard last, its folder, and what became of its finished chunks."""
+    """Of a run: when its flow was heard last, its folder, and what became of its finished chunks.
+
+    recorded: the folder's record was seen to be of this run. over: it is closed once no call is under way.
+    """
 
     folder: str
+    recorded: bool = False
+    over: bool = False
     heard: float = field(default_factory=time.monotonic)
     ended: Tally = field(default_factory=Tally)
 
@@ -78,7 +90,8 @@ class Word:
 class Report:
     """What a process answers.
 
-    takes_part: it has a share. within: it has no more calls under way than that allows. told: what became of its
+    takes_part: it has a share. within: it has no more calls under way than that allows, and none of an earlier run into
+    the folder, which may be about to have what this one would ask for. told: what became of its
     generations; ended: of those in finished chunks alone. reserved: calls under way for which budget is reserved.
     stopped: why it makes no more calls.
     """
@@ -96,8 +109,9 @@ def hear(word: Word, begin: bool = False, dask_worker: Any = None) -> Report:
     """Takes the flow's word in this process; gives its own. begin: a process that has no share yet gets it."""
     _quiet()
     run, share = word.run, word.shares.get(dask_worker.address)
-    if begin and share_of(run) is None and share is not None:
+    if share_of(run) is None:
         _stop_others(run, word.folder)
+    if begin and share_of(run) is None and share is not None:
         _known[run] = _Known(word.folder)
         begin_share(run, share)
         _watch()
@@ -106,25 +120,56 @@ def hear(word: Word, begin: bool = False, dask_worker: Any = None) -> Report:
         take_share(run, share, word.elsewhere.get(dask_worker.address, 0))
     if word.stop is not None:
         stop_models(run, *word.stop)
-    return _report(run)
+    report = _report(run)
+    return replace(report, within=report.within and not any(map(reserved, _others(run, word.folder))))
 
 
 async def close(run: str, dask_worker: Any = None) -> Report:
-    """Closes the run's models in this process; gives its last word."""
-    report = _report(run)
+    """Closes the run's models in this process, once the calls under way have ended; gives its last word."""
+    report, known = _report(run), _known.get(run)
+    if known is not None and reserved(run):
+        if report.stopped is None:
+            stop_models(run, "interrupted", _OVER)
+        known.over = True
+        return report
     await asyncio.to_thread(_close, run)
     return replace(report, told=Told(_sendable(tallies(run)), budget_reached(run)))
 
 
-async def sees_run(folder: str, dask_worker: Any = None) -> bool:
-    """Whether this process sees the record of the run in the dataset's folder."""
+async def check_process(run: str, folder: str, store: str, server: str | None, dask_worker: Any = None) -> None:
+    """Looks whether this process sees the record of the run, and reaches its store and Prefect's server (a URL).
+
+    Raises `UsageError`, `StorageError`.
+    """
     until = time.monotonic() + _SEEN_WITHIN
-    record = Layout(Path(folder)).run
-    while not record.is_file():
+    while not _is_last(run, folder):
         if time.monotonic() > until:
-            return False
+            raise UsageError(
+                f"it does not see the run in {folder}: that must be on a file system that all workers share, "
+                "under the same path"
+            )
         await asyncio.sleep(0.2)
-    return True
+    if server is not None and not proxied():
+        await asyncio.to_thread(_check_reached, server)
+    await asyncio.to_thread(lambda: GenerationStore(store).check())
+
+
+def _check_reached(server: str) -> None:
+    parts = urlsplit(server)
+    port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    try:
+        socket.create_connection((str(parts.hostname), port), _SEEN_WITHIN).close()
+    except OSError as error:
+        raise UsageError(
+            f"it does not reach the Prefect server at {bare_url(server)}: {error.strerror or error}; "
+            "name one that all workers reach with PREFECT_API_URL"
+        ) from error
+
+
+def _is_last(run: str, folder: str) -> bool:
+    """Whether the record of the folder's last run is of this one."""
+    last = Run.last(folder)
+    return last is not None and last.id == run
 
 
 def wait_for_share(run: str, settings: RunSettings) -> None:
@@ -195,19 +240,24 @@ def _sendable(own: list[Tally]) -> list[Tally]:
 def _close(run: str) -> None:
     try:
         close_models(run)
+    except ImageTaskError as error:
+        logger.warning("a model of a run that is over was not closed: %s", error)
     finally:
         _known.pop(run, None)
 
 
 def _stop_others(run: str, folder: str) -> None:
     """Whoever begins a run holds its folder: the flow of an earlier one into it is dead."""
-    for other, known in list(_known.items()):
-        if other != run and known.folder == folder:
-            stop_models(other, "interrupted", _GONE)
+    for other in _others(run, folder):
+        stop_models(other, "interrupted", _GONE)
+
+
+def _others(run: str, folder: str) -> list[str]:
+    return [other for other, known in list(_known.items()) if other != run and known.folder == folder]
 
 
 def _watch() -> None:
-    """Has the runs whose flow is silent stopped, and closed after as long again."""
+    """Has runs closed that are over; and those stopped whose flow is silent, or whose folder another run has now."""
     if _watching.acquire(blocking=False):
         threading.Thread(target=_look_after, name="imagetask-runs", daemon=True).start()
 
@@ -216,8 +266,18 @@ def _look_after() -> None:
     while True:
         for run, known in list(_known.items()):
             silent = time.monotonic() - known.heard
-            if silent > SILENCE:
+            if silent > SILENCE or _is_followed(run, known):
                 stop_models(run, "interrupted", _GONE)
-            if silent > 2 * SILENCE:
+            if silent > 2 * SILENCE or (known.over and not reserved(run)):
                 _close(run)
         time.sleep(1.0)
+
+
+def _is_followed(run: str, known: _Known) -> bool:
+    """Whether the folder's record, which may be seen late, was of this run and is of another one now."""
+    with suppress(StorageError):
+        last = Run.last(known.folder)
+        if last is not None and last.id == run:
+            known.recorded = True
+        return known.recorded and last is not None and last.id != run
+    return False

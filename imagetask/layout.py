@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
@@ -101,6 +101,11 @@ class Layout:
     @property
     def parts(self) -> Path:
         return self.state / "parts"
+
+    @property
+    def parts_lock(self) -> Path:
+        """Held while a part and its manifest take their places."""
+        return self.state / "parts.lock"
 
     @property
     def results(self) -> Path:
@@ -200,7 +205,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Writes a file whole or not at all. Raises `StorageError`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{uuid4().int}")
     try:
         temporary.write_bytes(data)
         reach("file: written")

@@ -71,7 +71,7 @@ class StoreObjects:
         return int(obstore.head(self._store, path)["size"])
 
     def put(self, path: str, data: bytes) -> None:
-        obstore.put(self._store, path, data)
+        obstore.put(self._store, path, data, use_multipart=False)  # a kill would leave parts that are paid for
 
     def delete(self, path: str) -> None:
         obstore.delete(self._store, path)

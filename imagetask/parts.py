@@ -8,8 +8,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import polars as pl
+from filelock import FileLock
 
 from imagetask.crash_points import reach
 from imagetask.errors import ErrorKind
@@ -26,6 +28,10 @@ ROW_GROUP_BYTES = 16_000_000
 What a file tells of its groups is held in memory while it is written and read, about 20 KB a group: of small pictures
 there are many rows in one.
 """
+
+
+_WRITING = ".writing"
+"""How the name of a part ends that is being written."""
 
 
 def part_path(layout: Layout, digest: str) -> Path:
@@ -56,12 +62,15 @@ def finished_chunks(layout: Layout) -> Iterator[tuple[Chunk, dict[str, Any]]]:
 
 
 def sweep_parts(layout: Layout, chunks: Iterable[Chunk]) -> None:
-    """Removes the parts and results of chunks that are no longer in the plan; their generations stay in the store."""
+    """Removes the parts and results of chunks that are no longer in the plan, and what killed writers left.
+
+    Their generations stay in the store.
+    """
     reach("dataset: to be swept")
     current = {chunk.digest for chunk in chunks}
     for folder in (layout.parts, layout.results):
         for path in folder.iterdir():
-            if path.is_file() and path.name.split(".")[0] not in current:
+            if path.is_file() and (path.suffix == _WRITING or path.name.split(".")[0] not in current):
                 path.unlink()
 
 
@@ -81,29 +90,40 @@ def write_part(
     """Puts a part in its place, and then its manifest, and gives that: its counts, and how it is cut into row groups.
 
     images: its columns of pictures. sizes: bytes of the pictures of each row. asked: the generations of each row that
-    was asked for. Raises `StorageError`.
+    was asked for. Another process may write the same part: a scheduler that takes a worker for dead hands its chunk to
+    another one. The last one's stands. Raises `StorageError`.
     """
     reach("part: answered")
     path, beside = part_path(layout, chunk.digest), manifest_path(layout, chunk.digest)
-    temporary = path.with_suffix(".writing")
+    temporary = path.with_suffix(f".{uuid4().hex}{_WRITING}")
     with write_errors(path):
         part.write_parquet(temporary)
         written = temporary.read_bytes()
-        reach("part: written")
+    reach("part: written")
+    manifest = _manifest(chunk, part.height, written, images, sizes, asked)
+    with write_errors(path), FileLock(layout.parts_lock, mode=0o666):
         beside.unlink(missing_ok=True)  # killed here, the chunk has no part, rather than one of two halves
         reach("part: manifest removed")
         temporary.replace(path)
         reach("part: in place")
+        write_whole(beside, json.dumps(manifest).encode())
+    reach("part: manifest in place")
+    return manifest
+
+
+def _manifest(
+    chunk: Chunk, rows: int, written: bytes, images: list[str], sizes: list[int], asked: list[list[Generation]]
+) -> dict[str, Any]:
     generations = [generation for row in asked for generation in row]
     kinds: Counter[ErrorKind] = Counter(g.error_kind for g in generations if g.error_kind is not None)
-    manifest = {
+    return {
         "digest": chunk.digest,
         "content": hashlib.blake2b(written, digest_size=16).hexdigest(),
         "part_bytes": len(written),
         "model": chunk.model,
         "start": chunk.start,
         "stop": chunk.stop,
-        "rows": part.height,
+        "rows": rows,
         "images": images,
         "row_groups": list(_row_groups(sizes)),
         "generations": len(generations),
@@ -113,9 +133,6 @@ def write_part(
         "pending": sum(g.status == "pending" for g in generations),
         "reused": sum(g.reused and g.status == "done" for g in generations),
     }
-    write_whole(beside, json.dumps(manifest).encode())
-    reach("part: manifest in place")
-    return manifest
 
 
 def _row_groups(sizes: Sequence[int]) -> Iterator[list[int]]:

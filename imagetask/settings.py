@@ -232,6 +232,8 @@ class RunSettings(BaseModel):
             raise UsageError(f"--{(field or 'settings').replace('_', '-')}: {why}") from None
         if settings.runner == "dask" and settings.dask_address is None:
             raise UsageError("--runner dask: name its scheduler with --dask-address, as in tcp://HOST:8786")
+        if settings.runner != "dask" and settings.dask_address is not None:
+            raise UsageError("--dask-address: it goes with --runner dask")
         return settings
 
     @property

@@ -230,20 +230,24 @@ def test_a_full_disk_is_a_storage_error_wherever_parquet_is_written(tmp_path: Pa
     assert not [*settings.layout.plan.parent.glob(".*")], "and what is not whole takes no room"
 
 
-def test_a_run_killed_between_a_part_and_its_manifest_leaves_no_part(tmp_path: Path) -> None:
+def test_a_run_killed_between_a_part_and_its_manifest_leaves_no_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = settings_for(tmp_path, prompts("a cat", "a dog"))
     [chunk] = planned(settings).chunks
     assert run_chunk(settings, chunk, managed(settings))["reused"] == 0
     assert read_manifest(settings.layout, chunk) is not None
 
-    in_the_way = settings.layout.parts / f".{chunk.digest}.json.{os.getpid()}"
-    in_the_way.mkdir()  # the new part gets written, its manifest does not
-    with pytest.raises(StorageError, match="could not write"):
-        run_chunk(settings, chunk, managed(settings))
+    def full(path: Path, _: bytes) -> None:
+        raise StorageError(f"could not write {path}: the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("imagetask.parts.write_whole", full)  # the new part gets written, its manifest does not
+        with pytest.raises(StorageError, match="could not write"):
+            run_chunk(settings, chunk, managed(settings))
     assert pl.read_parquet(part_path(settings.layout, chunk.digest))["reused"].to_list() == [True, True]
     assert read_manifest(settings.layout, chunk) is None
 
-    in_the_way.rmdir()
     assert run_chunk(settings, chunk, managed(settings))["reused"] == 2
     assert read_manifest(settings.layout, chunk) is not None
 

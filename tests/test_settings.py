@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from imagetask_flows.check import retry_settings
 from imagetask_flows.command_line.options import Options
 from imagetask_flows.generate_images import generate_images
 
 from imagetask.errors import UsageError
+from imagetask.runs import Run
 from imagetask.settings import RunSettings
 
 PARAMETERS = inspect.signature(generate_images.fn).parameters
@@ -59,6 +61,7 @@ def test_settings_come_back_from_json_as_they_were(tmp_path: Path) -> None:
         ("model", ["placeholder", "placeholder"], "names a model twice"),
         ("base_url", "ftp://somewhere", "http://"),
         ("base_url", "localhost:8000", "http://"),
+        ("dask_address", "tcp://127.0.0.1:8786", "it goes with --runner dask"),
     ],
 )
 def test_a_value_that_cannot_be_names_its_option(field: str, value: Any, says: str) -> None:
@@ -66,6 +69,15 @@ def test_a_value_that_cannot_be_names_its_option(field: str, value: Any, says: s
         RunSettings.checked(source="rows.csv", out="out", **{field: value})
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_retry_in_threads_of_a_run_on_dask_needs_no_scheduler(tmp_path: Path) -> None:
+    last = RunSettings.checked(source="rows.csv", out=tmp_path, runner="dask", dask_address="tcp://127.0.0.1:1")
+    last.layout.make()
+    Run.start(last)
+    settings, _ = retry_settings(str(tmp_path), runner="threads")
+    assert (settings.runner, settings.dask_address) == ("threads", None)
+    assert retry_settings(str(tmp_path))[0].dask_address == "tcp://127.0.0.1:1"
 
 
 def test_an_unknown_field_is_refused_with_its_name() -> None:

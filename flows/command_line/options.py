@@ -66,8 +66,6 @@ class Options:
         """The flow's parameters: what was given, by name. Raises `UsageError`."""
         if not source:
             raise UsageError("no SOURCE was given: name a CSV, TSV, JSON lines or Parquet file, or a glob")
-        if self.dask_address is not None and self.runner != "dask":
-            raise UsageError("--dask-address: it goes with --runner dask")
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         given = {name: value for name, value in values.items() if value is not None}
         if self.param is not None:

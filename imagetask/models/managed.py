@@ -144,9 +144,13 @@ class ManagedModel:
             raise self._calls.stop("storage", str(error)) from error
 
     def _unload(self) -> None:
-        self._thread.run(self._calls.close())
-        if self._other is not None:
-            return
+        try:
+            self._thread.run(self._calls.close())
+        finally:
+            if self._other is None:
+                self._unload_model()
+
+    def _unload_model(self) -> None:
         if isinstance(self.model, AsyncImageGenerationModel):
             self._thread.run(self.model.aunload())
         self.model.unload()

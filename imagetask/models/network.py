@@ -42,11 +42,11 @@ class AsyncioBackend(httpcore2.AsyncNetworkBackend):
         with _mapped(httpcore2.ConnectTimeout, httpcore2.ConnectError):
             async with asyncio.timeout(timeout):
                 _, stream = await connecting(Stream, host, port, local_addr=local, happy_eyeballs_delay=delay)
-        if stream.get_extra_info("server_addr") is None:
-            await stream.aclose()
-            raise httpcore2.ConnectError("the server closed the connection at once")
-        for option in socket_options or ():
-            stream.get_extra_info("socket").setsockopt(*option)
+            if stream.get_extra_info("server_addr") is None:
+                await stream.aclose()
+                raise ConnectionResetError("the server closed the connection at once")
+            for option in socket_options or ():
+                stream.get_extra_info("socket").setsockopt(*option)
         return stream
 
     async def sleep(self, seconds: float) -> None:
@@ -123,8 +123,10 @@ class Stream(asyncio.Protocol, httpcore2.AsyncNetworkStream):
     async def aclose(self) -> None:
         """At once: neither what was not sent nor the other side's goodbye is waited for."""
         self._transport.close()
-        await asyncio.sleep(0)
-        self._transport.abort()
+        try:
+            await asyncio.sleep(0)
+        finally:
+            self._transport.abort()
 
     async def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
@@ -133,7 +135,8 @@ class Stream(asyncio.Protocol, httpcore2.AsyncNetworkStream):
         with _mapped(httpcore2.ConnectTimeout, httpcore2.ConnectError):
             async with asyncio.timeout(timeout):
                 transport = await starting(self._transport, stream, ssl_context, server_hostname=server_hostname)
-        assert transport is not None
+            if transport is None:
+                raise ConnectionResetError("the server closed the connection at once")
         stream.connection_made(transport)
         return stream
 
