@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import selectors
 import ssl
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +21,8 @@ _MOST_UNREAD = 1 << 18
 """A connection is read no further while more than so many bytes of it wait to be taken."""
 _NEXT_ADDRESS_AFTER = 0.25
 """How long one address of a server is waited for before another is tried beside it (seconds)."""
+_QUIET = 0.01
+"""A connection that was heard of within so many seconds is open: to ask the kernel gives up the interpreter (seconds)."""
 _Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
 _EXTRA_INFO = {"client_addr": "sockname", "server_addr": "peername"}
 """httpcore2's word → asyncio's."""
@@ -60,6 +63,7 @@ class Stream(asyncio.Protocol, httpcore2.AsyncNetworkStream):
         self._transport: asyncio.Transport
         self._unread: list[bytes] = []
         self._num_unread = 0
+        self._heard = 0.0
         self._ended = False
         self._error: Exception | None = None
         self._reader: asyncio.Future[None] | None = None
@@ -71,6 +75,7 @@ class Stream(asyncio.Protocol, httpcore2.AsyncNetworkStream):
 
     def data_received(self, data: bytes) -> None:
         self._unread.append(data)
+        self._heard = time.monotonic()
         self._num_unread += len(data)
         if self._num_unread > _MOST_UNREAD:
             self._transport.pause_reading()
@@ -143,7 +148,8 @@ class Stream(asyncio.Protocol, httpcore2.AsyncNetworkStream):
     def get_extra_info(self, info: str) -> Any:
         if info == "is_readable":
             known = bool(self._unread) or self._ended or self._transport.is_closing()
-            return known or _is_readable(self._transport.get_extra_info("socket"))
+            quiet = time.monotonic() - self._heard > _QUIET
+            return known or (quiet and _is_readable(self._transport.get_extra_info("socket")))
         return self._transport.get_extra_info(_EXTRA_INFO.get(info, info))
 
 
