@@ -22,7 +22,7 @@ _MOST_UNREAD = 1 << 18
 _NEXT_ADDRESS_AFTER = 0.25
 """How long one address of a server is waited for before another is tried beside it (seconds)."""
 _QUIET = 0.01
-"""A connection that was heard of within so many seconds is open: to ask the kernel gives up the interpreter (seconds)."""
+"""A connection that was heard of so many seconds ago is open: to ask the kernel gives up the interpreter."""
 _Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)
 _EXTRA_INFO = {"client_addr": "sockname", "server_addr": "peername"}
 """httpcore2's word → asyncio's."""
