@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 
 SOURCES := $(shell find imagetask flows deployments -name '*.py' -o -name '*.yaml')
 
-.PHONY: demo test browser lint types bench bench-check torture fuzz clean
+.PHONY: demo test browser lint types bench bench-peers bench-million bench-check torture fuzz clean
 
 $(VENV)/.made: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "imagetask needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Name another with: make PYTHON=python3.12 …")'
@@ -43,17 +43,21 @@ lint: $(VENV)/.made
 types: $(VENV)/.installed
 	$(BIN)/mypy
 
+BENCHMARKS := throughput cpu_per_image profiled image_columns flat_memory nothing_to_do start_up two_workers object_store task_runs rate_limit_storm
+
+# All but the two below, one after the other, also where one misses a bar: it is named at the end.
 bench: $(VENV)/.installed
-	$(BIN)/python benchmarks/throughput.py
-	$(BIN)/python benchmarks/cpu_per_image.py
-	$(BIN)/python benchmarks/image_columns.py
-	$(BIN)/python benchmarks/flat_memory.py
-	$(BIN)/python benchmarks/nothing_to_do.py
-	$(BIN)/python benchmarks/start_up.py
-	$(BIN)/python benchmarks/two_workers.py
-	$(BIN)/python benchmarks/object_store.py
-	$(BIN)/python benchmarks/task_runs.py
-	$(BIN)/python benchmarks/rate_limit_storm.py
+	@failed=; for name in $(BENCHMARKS); do \
+	  echo "== $$name"; $(BIN)/python benchmarks/$$name.py || failed="$$failed $$name"; \
+	done; test -z "$$failed" || { echo "failed, or missed a bar:$$failed"; exit 1; }
+
+# Beside distilabel and NeMo DataDesigner, which it installs in environments of their own: 20 minutes
+bench-peers: $(VENV)/.installed
+	$(BIN)/python benchmarks/against_peers.py
+
+# A run of 1,000,000 rows beside those of 10,000 and 100,000: an hour, and 9 GB of disk
+bench-million: $(VENV)/.installed
+	$(BIN)/python benchmarks/flat_memory.py --rows 10000 100000 1000000
 
 # Whether a change has made a figure worse: the short forms beside benchmarks/committed.json; FIGURES: those of some.
 bench-check: $(VENV)/.installed

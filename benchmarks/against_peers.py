@@ -8,9 +8,11 @@ at a time, over the OpenAI protocol. Each figure is the median of its ratios in 
 this machine. Not compared are start-up and imports, which come before the first call.
 
 Generation is from the first call to the last answer, as the server's ledger has them. Transform is distilabel's
-`transform_columns_to_image` beside the step of a run that makes Parquet shards of the store's files. Memory is the
-resident memory of all of a tool's processes, added up, at its highest from the start to the end of the transform;
-Prefect's server, which is no process of ours and may run elsewhere, is told beside it ("with Prefect's server").
+`transform_columns_to_image` beside the step of a run that makes Parquet shards of the store's files. Memory is that of
+all of a tool's processes, added up, at its highest from the start to the end of the transform; a page that several
+processes share counts once (the sum of their proportional set sizes: resident sets would count it in each, to the
+disadvantage of the tool with more processes). Prefect's embedded server, which is no process of ours and may run
+elsewhere, is not in the figure with the bar; the share with it is told below that.
 """
 
 from __future__ import annotations
@@ -98,6 +100,7 @@ def speed_and_memory(seen: Rounds) -> list[Figure]:
         return one.transform
 
     memory = 1 / beside(seen, "distilabel", lambda one: one.peak)
+    whole = 1 / beside(seen, "distilabel", lambda one: one.whole)
     generating = 1 / beside(seen, "distilabel", lambda one: one.generating)
     ours = seen["imagetask"]
     bar = 0.2 if ours[0].images >= IMAGES else None  # distilabel's grows with the images
@@ -108,6 +111,7 @@ def speed_and_memory(seen: Rounds) -> list[Figure]:
         Figure("distilabel_phase", "  until all images were there", beside(seen, "distilabel", _phase)),
         Figure("distilabel_transform", "transform, × distilabel", beside(seen, "distilabel", transform), 6, 10),
         Figure("distilabel_memory", "peak memory, share of distilabel's", memory, bar, most=True),
+        Figure("distilabel_memory_with_prefects_server", "  with Prefect's embedded server", whole, most=True),
         Figure("distilabel_generating_memory", "  until all images were there", generating, most=True),
         Figure("distilabel_cpu", "CPU an image, distilabel's over ours", beside(seen, "distilabel", _cpu)),
         Figure("data_designer_generation", "generation, × DataDesigner", beside(seen, "data_designer", _calls), 1.1),

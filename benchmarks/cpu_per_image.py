@@ -1,11 +1,13 @@
 """Where each millisecond of CPU goes that an image costs the pipeline's process.
 
-    python benchmarks/cpu_per_image.py            # both backends, JPEGs of 100 KB and PNGs of 1.5 MB: about two minutes
-    python benchmarks/cpu_per_image.py --short    # a fifth of the images
+    python benchmarks/cpu_per_image.py            # both backends, JPEGs of 100 KB and PNGs of 1.5 MB; minutes
+    python benchmarks/cpu_per_image.py --short    # a fifth of the images, one run
 
-First the calls of a `ManagedModel` with a store and a ledger, without tables and Prefect: the CPU of the event loop's
-thread and of those that check and write, beside a bare loop (see throughput.py). Then single steps alone, the best of
-many, in one thread. CPU seconds are told, so that a busy machine tells much the same.
+First the calls of a `ManagedModel` with a store and a ledger, without tables and Prefect, beside a bare loop (see
+throughput.py), by turns: each figure is the median of `--runs` pairs (default 3). Both have made their client and one
+call before. The total is that of the process, threads of obstore among them; what the event loop's thread took of it
+and those that check and write is told too. Then single steps alone, the best of many, in one thread. CPU seconds are
+told, so that a busy machine tells much the same.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import asyncio
 import base64
 import io
 import json
+import statistics
 import sys
 import tempfile
 import threading
@@ -49,18 +52,20 @@ _TICKS = 100
 
 
 def thread_seconds() -> dict[str, float]:
-    """CPU seconds so far of this process's threads, by the beginnings of their names."""
-    seconds: defaultdict[str, float] = defaultdict(float)
+    """CPU seconds so far of the threads of the calls, by the beginnings of their names; and "all" of the process."""
+    seconds: defaultdict[str, float] = defaultdict(float, {"all": time.process_time()})
     for thread in threading.enumerate():
-        fields = Path(f"/proc/self/task/{thread.native_id}/stat").read_text().rpartition(") ")[2].split()
-        group = {"imagetask-calls": "event loop", "imagetask-image": "check and store"}.get(thread.name[:15], "others")
-        seconds[group] += (int(fields[11]) + int(fields[12])) / _TICKS
+        group = {"imagetask-calls": "event loop", "imagetask-image": "check and store"}.get(thread.name[:15])
+        if group is not None:
+            fields = Path(f"/proc/self/task/{thread.native_id}/stat").read_text().rpartition(") ")[2].split()
+            seconds[group] += (int(fields[11]) + int(fields[12])) / _TICKS
     return seconds
 
 
 def pipeline(backend: str, url: str, images: int, folder: Path) -> Mapping[str, float]:
-    """CPU milliseconds an image, by threads."""
+    """CPU milliseconds an image, by threads, and of "all" of them."""
     model = load_model("openai:bench", base_url=url) if backend == "openai" else load_model(backend, base_url=url)
+    folder.mkdir()
     store = GenerationStore(folder / "store")
     managed = ManagedModel(model, store=store, max_concurrency=AT_ONCE, budget=Budget(ledger=folder / "spent.txt"))
     with managed:
@@ -73,11 +78,17 @@ def pipeline(backend: str, url: str, images: int, folder: Path) -> Mapping[str, 
 
 
 def loop(backend: str, url: str, images: int, folder: Path) -> float:
-    """CPU milliseconds an image of the bare loop."""
+    """CPU milliseconds an image of the bare loop, after a first one, as `pipeline` has it."""
+
+    async def seconds() -> float:
+        fetch = bare_loop.BACKENDS[backend](url, AT_ONCE)
+        await bare_loop.generate(fetch, 1, AT_ONCE, folder)
+        before = time.process_time()
+        await bare_loop.generate(fetch, images, AT_ONCE, folder)
+        return time.process_time() - before
+
     folder.mkdir()
-    before = time.process_time()
-    asyncio.run(bare_loop.generate(backend, url, images, AT_ONCE, folder))
-    return 1000 * (time.process_time() - before) / images
+    return 1000 * asyncio.run(seconds()) / images
 
 
 def alone(work: Callable[[], Any], times: int = 30) -> float:
@@ -116,29 +127,40 @@ def steps(kind: str, folder: Path) -> Mapping[str, float]:
     return found
 
 
-def measure(backend: str, kind: str, share: int, folder: Path) -> tuple[float, float]:
-    """Prints the CPU of both; gives it."""
-    images = IMAGES[kind] // share
+def in_turn(backend: str, url: str, images: int, run: int, folder: Path) -> tuple[Mapping[str, float], float]:
+    """Pipeline and loop, once the one first and once the other."""
+    if run % 2:
+        bare = loop(backend, url, images, folder / "loop")
+        return pipeline(backend, url, images, folder / "pipeline"), bare
+    return pipeline(backend, url, images, folder / "pipeline"), loop(backend, url, images, folder / "loop")
+
+
+def measure(backend: str, kind: str, images: int, runs: int) -> float:
+    """Prints the medians of both; gives that of pipeline over loop."""
+    pairs = []
     with start_model_server(latency=LATENCY, image_kib=KIB[kind], format=kind) as server:
         url = server.openai_url if backend == "openai" else server.model_url("bench")
-        ours = pipeline(backend, url, images, folder)
-        bare = loop(backend, url, images, folder / "loop")
-    words = ", ".join(f"{group} {value:.2f}" for group, value in sorted(ours.items(), key=lambda one: -one[1]))
-    print(f"{backend:20} {kind:4}  {sum(ours.values()):6.2f} ms ({words}); bare loop {bare:.2f} ms", flush=True)
-    return sum(ours.values()), bare
+        for run in range(runs):
+            with tempfile.TemporaryDirectory() as folder:
+                pairs.append(in_turn(backend, url, images, run, Path(folder)))
+    ours = {group: statistics.median(one[group] for one, _ in pairs) for group in pairs[0][0]}
+    words = ", ".join(f"{group} {value:.2f}" for group, value in ours.items() if group != "all")
+    bare, ratio = (statistics.median(bare for _, bare in pairs), statistics.median(one["all"] / b for one, b in pairs))
+    print(f"{backend:20} {kind:4}  {ours['all']:6.2f} ms ({words}); bare loop {bare:.2f} ms: {ratio:.2f}", flush=True)
+    return ratio
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--short", action="store_true")
+    parser.add_argument("--runs", type=int, default=3, help="pairs of runs, of which the median is taken")
+    parser.add_argument("--short", action="store_true", help="a fifth of the images, one run")
     parser.add_argument("--json", type=Path, help="file that the ratios are written to")
     options = parser.parse_args()
+    share, runs = (5, 1) if options.short else (1, options.runs)
     figures = {}
     for backend in bare_loop.BACKENDS:
-        for kind in IMAGES:
-            with tempfile.TemporaryDirectory() as folder:
-                ours, bare = measure(backend, kind, 5 if options.short else 1, Path(folder))
-            figures[f"CPU over the loop's, {backend} {kind}"] = ours / bare
+        for kind, images in IMAGES.items():
+            figures[f"CPU over the loop's, {backend} {kind}"] = measure(backend, kind, images // share, runs)
     for kind in IMAGES:
         with tempfile.TemporaryDirectory() as folder:
             for name, milliseconds in steps(kind, Path(folder)).items():

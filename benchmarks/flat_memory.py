@@ -4,8 +4,9 @@
     python benchmarks/flat_memory.py --rows 10000 100000 1000000      # an hour, and 9 GB under --folder
     python benchmarks/flat_memory.py --short                          # 2,000 and 20,000 rows
 
-Images of the placeholder model, 16 px by 16 px; each run in a process of its own, whose peak memory is taken. After the
-last size: what `imagetask status` takes, and the flow's body of a run that has nothing left to do.
+Images of the placeholder model, 16 px by 16 px; each run in a process of its own, whose peak memory is taken, and on an
+embedded server, which is another process and in no figure, whatever server this environment names. After the last size:
+what `imagetask status` takes, and the flow's body of a run that has nothing left to do.
 """
 
 from __future__ import annotations

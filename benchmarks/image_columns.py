@@ -5,7 +5,8 @@
 
 The JPEGs are of 512 × 512 px, and no two are the same. Everything was read before, so that the cache is warm; source
 and destination are on the same disk, and what is written is flushed between the runs, outside of the clock. The step is
-measured in a process of its own, without Prefect: its peak memory is its own too.
+measured in a process of its own, without Prefect: its peak memory is its own too. The bar of GB/s is that of the long
+form: on a machine with other work seconds say little, and the short form has the ratio to Python's base64.
 """
 
 from __future__ import annotations
@@ -146,29 +147,38 @@ def _read_all(folder: Path) -> None:
             path.read_bytes()
 
 
+def _step_and_copy(folder: Path, run: int) -> tuple[dict[str, float], dict[str, float]]:
+    """The step and `cp -r` of the same store, once the one first and once the other."""
+    done = {}
+    for name in ("cp", "step")[:: -1 if run % 2 else 1]:
+        os.sync()
+        if name == "cp":
+            done[name] = copied(folder, folder / "copy")
+            shutil.rmtree(folder / "copy")
+        else:
+            done[name] = _in_its_own_process("--step", folder)
+            shutil.rmtree(Layout(folder).data)
+            Layout(folder).data.mkdir()
+            Layout(folder).shards.unlink()
+    return done["step"], done["cp"]
+
+
 def beside_cp(folder: Path, images: int, runs: int) -> dict[str, float]:
     """Interleaved runs of the step and of `cp -r`: medians of their ratios, and the largest peak."""
     _in_its_own_process("--large", folder, images)
-    steps, copies = [], []
+    pairs = []
     for number in range(runs):
         _read_all(Layout(folder).store)
-        os.sync()
-        copies.append(copied(folder, folder / "copy"))
-        shutil.rmtree(folder / "copy")
-        os.sync()
-        steps.append(_in_its_own_process("--step", folder))
-        shutil.rmtree(Layout(folder).data)
-        Layout(folder).data.mkdir()
-        Layout(folder).shards.unlink()
+        one, other = _step_and_copy(folder, number)
+        pairs.append((one, other))
         print(
-            f"run {number + 1}: cp -r {copies[-1]['seconds']:.2f} s ({copies[-1]['cpu']:.2f} of CPU), "
-            f"step {steps[-1]['seconds']:.2f} s ({steps[-1]['cpu']:.2f} of CPU)"
+            f"run {number + 1}: cp -r {other['seconds']:.2f} s ({other['cpu']:.2f} of CPU), "
+            f"step {one['seconds']:.2f} s ({one['cpu']:.2f} of CPU)"
         )
-    pairs = list(zip(steps, copies, strict=True))
     return {
         "image step over cp -r": statistics.median(one["seconds"] / other["seconds"] for one, other in pairs),
         "image step over cp -r, CPU": statistics.median(one["cpu"] / other["cpu"] for one, other in pairs),
-        "image step, peak MB": max(one["peak_mb"] for one in steps),
+        "image step, peak MB": max(one["peak_mb"] for one, _ in pairs),
     }
 
 
@@ -222,7 +232,8 @@ def main() -> None:
         print(f"{name:40}{value:10.2f}")
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1))
-    slow = any(value < SPEED_BAR for name, value in figures.items() if name.endswith("GB/s"))
+    speeds = [value for name, value in figures.items() if name.endswith("GB/s")]
+    slow = not options.short and min(speeds) < SPEED_BAR
     if slow or figures["image step over cp -r"] > COPY_BAR or figures["image step, peak MB"] > MEMORY_BAR:
         sys.exit("a bar was not reached")
 

@@ -24,14 +24,18 @@ from urllib.request import Request, urlopen
 ROOT = Path(__file__).parents[1]
 SIDE = 16
 """px."""
+CHANGED = "a red lighthouse"
+"""How the prompt begins that was changed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """new: images that were made by this run. body: seconds between the start and the end of the flow's body."""
+    """new: images that were made by this run. calls: of the model. body_seconds: between the start and the end of the
+    flow's body."""
 
     done: int
     new: int
+    calls: int
     peak_mib: float
     chunk_seconds: float
     body_seconds: float
@@ -60,7 +64,7 @@ def write_prompts(path: Path, rows: int, changed: int | None = None) -> Path:
     with path.open("w") as file:
         file.write("prompt,note\n")
         for row in range(rows):
-            what = "a red lighthouse" if row == changed else "a small harbour"
+            what = CHANGED if row == changed else "a small harbour"
             file.write(f'"{what} at dusk, seen from the water, photographed on film, number {row}",note {row}\n')
     return path
 
@@ -90,6 +94,7 @@ def main() -> None:
     figures = {
         "done": counts["done"],
         "new": progress.new_images,
+        "calls": progress.calls,
         "peak_mib": peak,
         "chunk_seconds": progress.chunk_seconds,
         "body_seconds": body,

@@ -1,7 +1,8 @@
 """How long a command takes to its first image, beside a bare Prefect flow of one task, in one run.
 
-    python benchmarks/start_up.py            # medians of five interleaved runs of each
-    python benchmarks/start_up.py --short    # one of each
+    python benchmarks/start_up.py                # medians of five interleaved runs of each
+    python benchmarks/start_up.py --short        # one of each
+    python benchmarks/start_up.py --help-only    # `imagetask --help` alone
 
 Three states of the Prefect server: an embedded one with an empty home (cold: it makes its database), an embedded one
 again (warm), and one that runs already (running). The bare flow is one task that notes the time, on Prefect's own
@@ -132,12 +133,13 @@ def _cpu_of_children() -> float:
 
 
 def ratios(seconds: Mapping[str, list[float]]) -> dict[str, float]:
-    """Medians of the ratios run by run."""
+    """Medians of the ratios run by run, of what was measured."""
     pairs = {"--help": ("--help, CPU", "imports of --help, CPU")}
     pairs |= {state: (f"{state}: first image", f"{state}: bare flow") for state in ("cold", "warm", "running")}
     return {
         f"start-up, {name}": statistics.median(a / b for a, b in zip(seconds[ours], seconds[theirs], strict=True))
         for name, (ours, theirs) in pairs.items()
+        if ours in seconds
     }
 
 
@@ -145,11 +147,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--short", action="store_true", help="one run of each")
+    parser.add_argument("--help-only", action="store_true", help="`imagetask --help` alone, and no run")
     parser.add_argument("--json", type=Path, help="write the ratios to this file")
     options = parser.parse_args()
     runs = 1 if options.short else options.runs
     with tempfile.TemporaryDirectory() as folder:
-        seconds = help_told(runs) | first_images(runs, Path(folder))
+        seconds = help_told(runs) | ({} if options.help_only else first_images(runs, Path(folder)))
     for name, values in seconds.items():
         print(f"{name:24} {statistics.median(values):6.2f} s", f"(bar {HELP_BAR} s)" if name == "--help" else "")
     figures = ratios(seconds)

@@ -149,7 +149,7 @@ def main() -> None:
     task_runs = TASK_RUNS // 10 if parser.parse_args().short else TASK_RUNS
     with tempfile.TemporaryDirectory() as folder:
         figures = measure(task_runs, Path(folder))
-    print(f"task runs                      {figures.task_runs:8,}")
+    print(f"task runs                      {figures.task_runs:8,} (bar {TASK_RUNS:,})")
     print(f"the whole command              {figures.seconds:8.1f} s")
     print(f"until the server was at rest   {figures.drain:8.1f} s")
     print(f"health call, median            {statistics.median(figures.health) * 1000:8.0f} ms")
@@ -157,7 +157,7 @@ def main() -> None:
     print(f"health call, longest           {max(figures.health) * 1000:8.0f} ms")
     print(f"list of runs, p95              {p95(figures.reads) * 1000:8.0f} ms")
     print(f"database                       {figures.database_bytes / 1e6:8.1f} MB")
-    if p95(figures.health) > HEALTH_BAR:
+    if p95(figures.health) > HEALTH_BAR or figures.task_runs > TASK_RUNS:
         sys.exit("the bar was not reached")
 
 

@@ -170,11 +170,12 @@ def main() -> None:
             figures[f"throughput {setting.words}"] = compare(setting, options.runs, Path(folder))
         low = [name for name, ratio in figures.items() if ratio < BAR]
         if not options.no_large:
-            figures["large images MiB"] = large(100 if options.short else 1000, Path(folder) / "large")
+            figures["large images MiB"] = peak = large(100 if options.short else 1000, Path(folder) / "large")
+            low += [f"{peak:.0f} MiB (bar {LARGE_MEMORY_MIB})"] if peak >= LARGE_MEMORY_MIB else []
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1))
     if low:
-        sys.exit(f"under the bar of {BAR}: {'; '.join(low)}")
+        sys.exit(f"a bar was not reached: {'; '.join(low)}")
 
 
 if __name__ == "__main__":

@@ -59,8 +59,8 @@ class Measured:
 
     calls: seconds from the first call to the last answer, as the server saw them. phase: seconds from the first call
     until the tool had all images. transform: seconds, None where there is no such step.
-    generating, peak: MiB of all processes of the tool without a Prefect server, until the images were there, and until
-    the end of the transform; whole: with that server.
+    generating, peak: MiB of all processes of the tool without a Prefect server (see `Sample`), until the images were
+    there, and until the end of the transform; whole: with that server.
     cpu: seconds of CPU of the same processes, from the first call until the images were there.
     exact, images: in the dataset, those with the server's own bytes, and all. at_once: the most calls under way.
     """
