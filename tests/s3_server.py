@@ -35,6 +35,7 @@ class S3Server:
         self.url = url
         self.bucket = _BUCKET
         self._process = process
+        self._wakers: list[threading.Timer] = []
 
     @property
     def environment(self) -> dict[str, str]:
@@ -69,7 +70,15 @@ class S3Server:
     def silence(self, seconds: float) -> None:
         """Takes connections and answers nothing for so long; comes back at once."""
         os.kill(self._process.pid, signal.SIGSTOP)
-        threading.Timer(seconds, os.kill, (self._process.pid, signal.SIGCONT)).start()
+        waker = threading.Timer(seconds, os.kill, (self._process.pid, signal.SIGCONT))
+        self._wakers.append(waker)
+        waker.start()
+
+    def close(self) -> None:
+        """Forgets what was to wake the server later: its process id may be another's then."""
+        for waker in self._wakers:
+            waker.cancel()
+            waker.join()
 
 
 @contextmanager
@@ -85,8 +94,11 @@ def start_s3_server() -> Iterator[S3Server]:
             signed = {"authorization": f"AWS4-HMAC-SHA256 Credential={KEY_ID}/20260101/us-east-1/s3/aws4_request"}
             urlopen(Request(f"{url}/{_BUCKET}", headers=signed, method="PUT"), timeout=30).close()
             server = S3Server(url, process)
-            server.requests()
-            yield server
+            try:
+                server.requests()
+                yield server
+            finally:
+                server.close()
         finally:
             process.kill()
 

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -73,14 +74,19 @@ def test_processes_together_spend_the_budget_to_the_last_image(ledger: Path) -> 
         )
         for _ in range(3)
     ]
-    for each in spenders:
-        assert each.stdout is not None
-        assert each.stdout.readline() == "ready\n"
-    for each in spenders:
-        assert each.stdin is not None
-        each.stdin.write("go\n")
-        each.stdin.flush()
-    assert sum(int(each.communicate(timeout=60)[0]) for each in spenders) == 500
+    try:
+        for each in spenders:
+            assert each.stdout is not None
+            assert each.stdout.readline() == "ready\n"
+        for each in spenders:
+            assert each.stdin is not None
+            each.stdin.write("go\n")
+            each.stdin.flush()
+        assert sum(int(each.communicate(timeout=60)[0]) for each in spenders) == 500
+    finally:
+        for each in spenders:
+            each.kill()
+            each.communicate()
     assert spent(ledger) == (800, 8.0, 0)
 
 
@@ -94,6 +100,13 @@ def test_what_another_process_has_reserved_is_waited_for_and_taken_once_it_is_re
 
     async def run() -> list[str]:
         here, there = (Budget(max_images=2, ledger=ledger, shared=True) for _ in range(2))
+
+        async def told_until(seen: Callable[[], bool]) -> None:
+            async with asyncio.timeout(10):
+                while not seen():
+                    here.note_elsewhere(there.reserved)
+                    await asyncio.sleep(0.2)
+
         first, second = await there.reserve(0.5), await there.reserve(0.5)
         waiting = [asyncio.create_task(one_of(here)) for _ in range(2)]
         for _ in range(4):
@@ -101,12 +114,13 @@ def test_what_another_process_has_reserved_is_waited_for_and_taken_once_it_is_re
             await asyncio.sleep(0.2)
         assert not any(one.done() for one in waiting)
         there.release(first)
-        await asyncio.sleep(0.6)
+        await told_until(lambda: any(one.done() for one in waiting))
+        for _ in range(4):
+            here.note_elsewhere(there.reserved)
+            await asyncio.sleep(0.2)
         assert sorted(one.done() for one in waiting) == [False, True], "the other's second call may still fail"
         there.settle(second, 0.5)
-        for _ in range(6):
-            here.note_elsewhere(there.reserved)
-            await asyncio.sleep(0.3)
+        await told_until(lambda: all(one.done() for one in waiting))
         ended = [one.result() for one in waiting]
         started = time.monotonic()
         assert [await one_of(here) for _ in range(50)] == ["reached"] * 50

@@ -120,10 +120,12 @@ def test_a_server_that_is_prepared_touches_no_database_and_ends_with_its_command
         stdout=subprocess.PIPE,
     )
     assert command.stdout is not None
-    prepared = int(command.stdout.readline())
-    until(lambda: "_sqlite3" in Path(f"/proc/{prepared}/maps").read_text())  # it has imported so much
-    command.kill()
-    command.communicate(timeout=30)
+    try:
+        prepared = int(command.stdout.readline())
+        until(lambda: "_sqlite3" in Path(f"/proc/{prepared}/maps").read_text())  # it has imported so much
+    finally:
+        command.kill()
+        command.communicate(timeout=30)
     until(lambda: not runs(prepared))
     assert list(home.glob("**/*.db*")) == []
 
