@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
@@ -202,6 +203,18 @@ def dask_workers(settings: RunSettings, run_id: str, retry: Retry | None = None)
 
 async def _check_scheduler(address: str) -> None:
     """Shakes hands with it: a client alone would wait for ever for a server of another kind. Raises `UsageError`."""
+    shaking = asyncio.create_task(_shake_hands(address))
+    ended, _ = await asyncio.wait({shaking}, timeout=CONNECT_SECONDS + 2)
+    if not ended:  # Dask waits for the answer of a server that speaks HTTP, whatever its time limit and a cancellation
+        shaking.cancel()
+        raise UsageError(
+            f"what answers at {address} is no Dask scheduler: give the address that dask scheduler prints for it, "
+            "not that of its dashboard"
+        )
+    await shaking
+
+
+async def _shake_hands(address: str) -> None:
     try:
         security: Any = cast(Any, Security)()
         shake_hands: Any = connect

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
@@ -14,10 +15,11 @@ from prefect.runtime import flow_run
 
 from imagetask.chunks import run_chunk
 from imagetask.dataset import build_dataset
-from imagetask.errors import ImageTaskError, RunStopped, StorageError
+from imagetask.errors import ImageTaskError, RunStopped, StorageError, UsageError
 from imagetask.layout import alone_in
+from imagetask.lost_images import lacks_images
 from imagetask.models import MAX_CONCURRENCY
-from imagetask.parts import is_final, read_manifest, sweep_parts
+from imagetask.parts import finished_chunks, is_final, read_manifest, sweep_parts
 from imagetask.placeholders import remake_placeholders, void_listed
 from imagetask.plan import Chunk, Plan, make_plan, plan_again
 from imagetask.retry_settings import Retry
@@ -164,10 +166,26 @@ def generate_images(
 
 
 def _with_its_store(settings: RunSettings) -> RunSettings:
-    """With the store by name where other machines work on it, whose environment may name another."""
-    if settings.runner == "threads" or settings.store_url == str(settings.layout.store):
-        return settings
-    return settings.model_copy(update={"store": settings.store_url})
+    """With the store by name, for other machines and later runs, whose environment may name another.
+
+    Where none is named it is that of the last run into the folder: its images are there.
+    """
+    last = None if settings.store or os.environ.get("IMAGETASK_STORE") else Run.last(settings.out)
+    store = settings.store_url if last is None or last.settings.store is None else last.settings.store
+    return settings if store == str(settings.layout.store) else settings.model_copy(update={"store": store})
+
+
+def _check_store(last: Run | None, settings: RunSettings) -> None:
+    """Raises `UsageError` where the images of the last run are in another store, and not in this one."""
+    earlier = None if last is None else last.settings.store or str(settings.layout.store)
+    if earlier is None or earlier == settings.store_url:
+        return
+    manifests = (manifest for _, manifest in finished_chunks(settings.layout))
+    if lacks_images(settings.layout, manifests, GenerationStore(settings.store_url)):
+        raise UsageError(
+            f"--store {settings.store_url}: the images of {settings.out} are in {earlier}, and would be paid for "
+            f"again; give --store {earlier}, or copy them"
+        )
 
 
 def recorded(settings: RunSettings, retry: Retry | None = None) -> State[Any]:
@@ -178,7 +196,9 @@ def recorded(settings: RunSettings, retry: Retry | None = None) -> State[Any]:
     run_id = str(flow_run.id)
     with run_logs(get_run_logger()):
         tag_run(settings, run_id)
-        _clean_up_after(Run.last(settings.out), settings, run_id)
+        last = Run.last(settings.out)
+        _check_store(last, settings)
+        _clean_up_after(last, settings, run_id)
         run = Run.start(settings, run_id, retry)
         progress = None
         try:

@@ -45,8 +45,8 @@ _closed: dict[str, Told] = {}
 """Of the runs that were closed last."""
 _REMEMBERED = 8
 _TURN = 0.001
-"""How long a thread may keep the interpreter while another one waits for it (seconds). With Python's 5 ms the event loop
-of the calls waits so long for threads that write parts that 16 calls of 50 ms had nine tenths of this throughput."""
+"""How long a thread may keep the interpreter while another one waits for it (seconds). With the usual 5 ms the event
+loop waits so long for threads that write parts that 16 calls of 50 ms had nine tenths of this throughput."""
 
 
 def open_model(settings: RunSettings, model: str, run: str, retry: Retry | None = None) -> ManagedModel:

@@ -42,9 +42,8 @@ from .shares import Share, Told
 
 logger = logging.getLogger(__name__)
 
-SILENCE = 600.0
-"""After so many seconds without a word of its flow a run is over here: the flow's process is gone.
-Dask takes five minutes to give up a worker that hangs, and the others hear nothing meanwhile."""
+SILENCE = 120.0
+"""After so many seconds without a word of its flow a run is over here: the flow's process is gone."""
 _FIRST_WORD = 900.0
 """A process that joins waits so long, at most, for the calls of the others to come down to their shares (seconds)."""
 _SEEN_WITHIN = 10.0
@@ -268,7 +267,8 @@ def _look_after() -> None:
             silent = time.monotonic() - known.heard
             if silent > SILENCE or _is_followed(run, known):
                 stop_models(run, "interrupted", _GONE)
-            if silent > 2 * SILENCE or (known.over and not reserved(run)):
+                known.over = True
+            if known.over and not reserved(run):
                 _close(run)
         time.sleep(1.0)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,13 @@ def take_back_parts(layout: Layout, manifests: Sequence[Mapping[str, Any]], stor
             part.with_suffix(".json").unlink(missing_ok=True)
         count += len(lost)
     return count
+
+
+def lacks_images(layout: Layout, manifests: Iterable[Mapping[str, Any]], store: GenerationStore) -> bool:
+    """Whether the store lacks the first image that the parts tell of: it is not the one that they were made from."""
+    of_parts = (_image_paths(part_path(layout, manifest["digest"]), manifest["images"]) for manifest in manifests)
+    first = next((paths[0] for paths in of_parts if paths), None)
+    return first is not None and _is_lost(first, store)
 
 
 def _image_paths(part: Path, images: Sequence[str]) -> list[str]:

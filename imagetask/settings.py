@@ -180,6 +180,8 @@ class RunSettings(BaseModel):
         if "://" in value:
             from imagetask.store import check_store_url
 
+            scheme, _, place = value.partition("://")
+            value = f"{scheme.lower()}://{place}"
             check_store_url(value)
             return value
         if not value or _URL_LIKE.match(value):

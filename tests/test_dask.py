@@ -18,6 +18,7 @@ from typing import Any
 import obstore
 import pytest
 from imagetask_flows import monitoring
+from imagetask_flows.dask_workers import _check_scheduler
 from imagetask_flows.generate_images import generate_images
 from imagetask_flows.models_in_use import stop_models
 from obstore.store import from_url
@@ -25,7 +26,7 @@ from obstore.store import from_url
 from imagetask import ImageDataset
 from imagetask.errors import ImageTaskError, UsageError
 from imagetask.models.budget import spent
-from imagetask.models.event_loop import IMAGE_THREADS
+from imagetask.models.event_loop import IMAGE_THREADS, event_loop
 from imagetask.runs import Run
 from imagetask.settings import RunSettings
 from tests.dask_cluster import DaskCluster, dask_cluster
@@ -297,6 +298,15 @@ def test_a_scheduler_that_does_not_answer_or_has_no_workers_is_told_in_a_sentenc
     assert state.message.startswith(f"no Dask scheduler answers at {nobody}: ")
     assert "\n" not in state.message
     assert model_server.calls == []
+
+
+def test_a_server_of_another_kind_is_told_to_be_no_scheduler(
+    model_server: ModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imagetask_flows.dask_workers.CONNECT_SECONDS", 1)
+    address = model_server.openai_url.replace("http://", "tcp://").removesuffix("/v1")
+    with pytest.raises(UsageError, match=f"^what answers at {address} is no Dask scheduler: give the address"):
+        event_loop().run(_check_scheduler(address))
 
 
 @pytest.mark.parametrize(

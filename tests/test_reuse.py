@@ -16,6 +16,7 @@ import pytest
 from imagetask_flows.preview import preview_rows
 
 from imagetask import ImageDataset
+from imagetask.errors import UsageError
 from imagetask.runs import Run, counts_so_far
 from imagetask.settings import RunSettings
 from tests.conftest import Generate
@@ -330,3 +331,21 @@ def generate_by_command(story: Story, task: str) -> None:
         timeout=120,
     )
     assert ended.returncode == 0, ended.stderr
+
+
+def test_a_run_that_names_no_store_uses_that_of_the_last_one_and_another_store_without_its_images_is_refused(
+    story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMAGETASK_STORE", str(tmp_path / "elsewhere"))
+    assert len(story.run()) == len(ROWS)
+    monkeypatch.delenv("IMAGETASK_STORE")
+    assert story.run() == []
+    assert story.run(rebuild=True) == []
+    own = tmp_path / "out/_imagetask/store"
+    assert not own.exists()
+    with pytest.raises(UsageError, match=f"the images of .* are in {tmp_path}/elsewhere, and would be paid for again"):
+        story.run(store=str(tmp_path / "new"))
+    assert story.server.prompts == []
+    shutil.copytree(tmp_path / "elsewhere", tmp_path / "new", dirs_exist_ok=True)
+    assert story.run(store=str(tmp_path / "new")) == []
+    assert story.run() == []
