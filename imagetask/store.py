@@ -190,7 +190,11 @@ class GenerationStore:
         return StorageError(f"could not {doing} the store{place}: {_first_line(error)}")
 
     def _cause(self, error: BaseException) -> BaseException | None:
-        return None if self._folder is None else error
+        """What an object store said is taken out of its error: Dask pickles errors with all that stands behind them."""
+        if self._folder is not None:
+            return error
+        error.args = ("what the store answered is not kept",)
+        return None
 
     def _check_folder(self, doing: str) -> None:
         """A folder that was deleted would be made again by the next write, and what it held paid for again."""

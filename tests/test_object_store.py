@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import pickle
 import re
@@ -165,7 +166,11 @@ def test_bucket_that_is_gone_is_no_store_without_generations(s3: S3Server) -> No
 def test_secrets_that_a_store_repeats_are_not_shown(
     s3: S3Server, store: GenerationStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As S3 does: what it answers to a wrong signature has all headers of the request."""
+    """As S3 does: what it answers to a wrong signature has all headers of the request.
+
+    Also where errors are pickled with all that stands behind them, as Dask does.
+    """
+    importlib.import_module("tblib.pickling_support").install()
     token = new_key()
     monkeypatch.setenv("AWS_SESSION_TOKEN", token)
     store = GenerationStore(store.url)

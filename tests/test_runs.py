@@ -102,10 +102,8 @@ def test_run_that_is_stopped_while_its_model_is_opened_makes_no_call(model_serve
     settings = RunSettings(source="a.csv", out=tmp_path / "out", **openai_at(model_server))
     settings.layout.make()
     models_in_use.stop_models("the run", "interrupted", "stopped by hand")
-    with models_in_use.closing_models("the run"):
-        managed = models_in_use.open_model(settings, "openai:m", "the run")
-        with pytest.raises(RunStopped, match="stopped by hand"):
-            managed.generate_outputs(["a red bicycle"])
+    with models_in_use.closing_models("the run"), pytest.raises(RunStopped, match="stopped by hand"):
+        models_in_use.open_model(settings, "openai:m", "the run")
     assert model_server.calls == []
 
 
