@@ -8,6 +8,7 @@ ImageTaskError
 ├── GenerationError       one image was not generated; has an `ErrorKind`
 ├── RunStopped            no more calls may be made; has the `StopReason`
 ├── TaskError             a task broke its contract; names the task
+├── HubError              the Hub refused for now, or could not be reached
 └── StorageError          the store or the disk did not do what it must
     └── LostImage         an image that the store had is gone from it, or damaged
 """
@@ -66,6 +67,17 @@ class ImageError(ImageTaskError, ValueError):
 
 class TaskError(ImageTaskError):
     """A task broke its contract, for example by yielding another number of rows than it was given."""
+
+
+class HubError(ImageTaskError):
+    """The Hub refused for now (429, 5xx), or could not be reached: nothing is lost, and the same command goes on.
+
+    retry_after: seconds that it asked to wait, or None.
+    """
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class StorageError(ImageTaskError):

@@ -61,7 +61,7 @@ class StoreObjects:
     """
 
     def __init__(self, url: str, *, hasty: bool = False) -> None:
-        self._store = _opened(url, hasty)
+        self._store = open_store(url, hasty=hasty)
 
     def get(self, path: str) -> bytes:
         return bytes(obstore.get(self._store, path).bytes())
@@ -77,7 +77,8 @@ class StoreObjects:
         obstore.delete(self._store, path)
 
 
-def _opened(url: str, hasty: bool) -> Any:
+def open_store(url: str, *, hasty: bool = False) -> Any:
+    """obstore's own, as `StoreObjects` uses it. Raises `UsageError`."""
     _check_environment()
     options = _client_options() if url.startswith("s3") else None
     try:

@@ -43,7 +43,9 @@ _PACKED = {
 def _first_bytes_fault(file: Path, head: bytes) -> str | None:
     for magic, name in _PACKED.items():
         if head.startswith(magic):
-            return f"line 1: the bytes are {name}, not text; unpack the file first"
+            suffix = {"gzip": ".gz", "Zstandard": ".zst"}.get(name)
+            what = f"name the file so, with {suffix} at its end" if suffix else "unpack the file first"
+            return f"line 1: the bytes are {name}, not text; {what}"
     if head.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
         return f"line 1: the text is UTF-32, not UTF-8; convert it: {_iconv(file, 'UTF-32')}"
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):

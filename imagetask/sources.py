@@ -1,4 +1,4 @@
-"""Rows in: CSV, TSV, JSON lines and Parquet files, globs of these, and frames, as one lazy frame.
+"""Rows in: CSV, TSV, JSON lines and Parquet files wherever they are, globs of these, and frames, as one lazy frame.
 
 Whatever is wrong with a source is a `SourceError` of one sentence: the file, what is wrong, and what to do.
 """
@@ -9,6 +9,7 @@ import difflib
 import errno
 import glob
 import os
+import re
 import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,19 +20,14 @@ import polars as pl
 
 from imagetask.errors import SourceError, StorageError
 from imagetask.source_faults import FAULTS, RECORDS, encoding_fault, json_fault, quote_fault, return_fault
+from imagetask.source_files import SourceFile, format_suffix, is_data, unpacked
 from imagetask.source_rows import first_line, from_frame, quoted, table
+from imagetask.source_urls import HUB, check_source_url
 
-Source: TypeAlias = str | Path | Sequence[str | Path] | Sequence[Mapping[str, Any]] | pl.DataFrame | pl.LazyFrame
-"""A file, a glob, files of one format, rows from Python, or a frame."""
-
-SUFFIXES: Mapping[str, str] = {
-    ".csv": "CSV",
-    ".tsv": "TSV",
-    ".jsonl": "JSON lines",
-    ".ndjson": "JSON lines",
-    ".parquet": "Parquet",
-}
-"""File suffix → format."""
+Places: TypeAlias = str | Path | Sequence[str | Path]
+"""A file, a glob, a URL, or a list of these, of one format."""
+Source: TypeAlias = Places | Sequence[SourceFile] | Sequence[Mapping[str, Any]] | pl.DataFrame | pl.LazyFrame
+"""Places, the files that `source_files` found there, rows from Python, or a frame."""
 
 _SMALL_PIECES = {"POLARS_CSV_CHUNK_SIZE": "1000000", "POLARS_CSV_CHUNK_PREFETCH_LIMIT": "2"}
 """Of a CSV or TSV file Polars holds so few bytes at once: by its own measure it reads ahead, and takes 340 MB for a
@@ -41,10 +37,15 @@ _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def scan_source(
-    source: Source, *, text_columns: Collection[str] = (), rename: Mapping[str, str] | None = None
+    source: Source,
+    *,
+    text_columns: Collection[str] = (),
+    rename: Mapping[str, str] | None = None,
+    token: str | None = None,
 ) -> pl.LazyFrame:
     """The rows of a source, in order; files in the order of the list, or sorted where they came from a glob.
 
+    token: for the Hub; None for HF_TOKEN.
     text_columns: columns of CSV and TSV files that stay text whatever they hold, by their old or new name.
     rename: {"old": "new"}, for columns of the source.
 
@@ -64,7 +65,7 @@ def scan_source(
         elif _is_rows(source):
             frame = from_frame(table(source, name), name)
         else:
-            frame = _from_files(_files(source), text, name)
+            frame = _from_files(source_files(source, token), text, name)
         return _renamed(frame, rename, name) if rename else frame
 
 
@@ -80,8 +81,9 @@ def source_name(source: Source) -> str:
         return f"a source of type {type(source).__name__}"
     if _is_rows(source) or not source:
         return f"a list of {len(source)} rows"
-    more = len(source) - 1
-    return f"{source[0]} and {more} more file{'s' if more > 1 else ''}" if more else str(source[0])
+    first, more = source[0], len(source) - 1
+    name = first.name if isinstance(first, SourceFile) else str(first)
+    return f"{name} and {more} more file{'s' if more > 1 else ''}" if more else name
 
 
 @contextmanager
@@ -143,29 +145,52 @@ def _renamed(frame: pl.LazyFrame, rename: Mapping[str, str], name: str) -> pl.La
     return frame.rename(dict(rename))
 
 
-def _files(source: Any) -> list[Path]:
+def source_files(source: Any, token: str | None = None) -> list[SourceFile]:
+    """The files of a source, in order, fetched and unpacked where they have to be.
+
+    Raises `SourceError`, `UsageError`, `HubError`, `StorageError`.
+    """
     items = [source] if isinstance(source, str | Path) else source
-    if not isinstance(items, list | tuple) or not all(isinstance(item, str | Path) for item in items):
+    if not isinstance(items, list | tuple) or not all(isinstance(item, str | Path | SourceFile) for item in items):
         raise SourceError(
-            f"a source is a file, a glob, a list of files or dicts, or a frame, not {type(source).__name__}"
+            f"a source is a file, a glob, a URL, a list of files or dicts, or a frame, not {type(source).__name__}"
         )
     if not items:
         raise SourceError("the source is an empty list; give files, or rows as dicts")
-    files = [file for item in items for file in _expand(str(item))]
+    if all(isinstance(item, SourceFile) for item in items):
+        return list(items)
+    found = [file for item in items for file in _found(str(item), token)]
+    for file in found:
+        format_suffix(file.name)
+    files = [unpacked(file) for file in found]
     for file in files:
-        if file.suffix.lower() not in SUFFIXES:
-            raise SourceError(f"{file} has no suffix that says its format; known are {', '.join(SUFFIXES)}")
-        if file.stat().st_size == 0:
-            raise SourceError(f"{file} is empty (0 bytes); give a file with at least one row")
+        if file.path.stat().st_size == 0:
+            raise SourceError(f"{file.name} is empty (0 bytes); give a file with at least one row")
     return files
 
 
+def _found(item: str, token: str | None) -> list[SourceFile]:
+    """The files behind a path, a glob or a URL, as they are."""
+    scheme = item.partition("://")[0]
+    if "://" not in item:
+        return [SourceFile(path, str(path), path.name) for path in _expand(item)]
+    try:
+        check_source_url(item)
+    except ValueError as error:
+        raise SourceError(str(error)) from error
+    if scheme == HUB:
+        from imagetask.source_hub import hub_files  # the Hub's client takes 0.3 s to import
+
+        return hub_files(item, token)
+    from imagetask.source_objects import object_files
+
+    return object_files(item)
+
+
 def _expand(item: str) -> list[Path]:
-    if "://" in item:
-        raise SourceError(f"{item} is a URL; download it first, and give the file")
     path = Path(item).expanduser()
     if path.is_dir():
-        suffix = next((p.suffix for p in sorted(path.iterdir()) if p.suffix.lower() in SUFFIXES), ".csv")
+        suffix = next(("".join(p.suffixes) for p in sorted(path.iterdir()) if is_data(p.name)), ".csv")
         raise SourceError(f"{item} is a folder; name its files by a glob, for example {str(path / '*') + suffix!r}")
     if path.exists():
         return [path]
@@ -179,11 +204,11 @@ def _expand(item: str) -> list[Path]:
     return found
 
 
-def _from_files(files: list[Path], text: Collection[str], name: str) -> pl.LazyFrame:
-    formats = {SUFFIXES[file.suffix.lower()]: file for file in files}
+def _from_files(files: list[SourceFile], text: Collection[str], name: str) -> pl.LazyFrame:
+    formats = {file.format: file for file in files}
     if len(formats) > 1:
         (one, first), (other, second) = list(formats.items())[:2]
-        raise SourceError(f"{name} mixes {one} ({first}) and {other} ({second}); give files of one format")
+        raise SourceError(f"{name} mixes {one} ({first.name}) and {other} ({second.name}); give files of one format")
     [kind] = formats
     with _diagnosed(files, kind):
         frame = _joined([_READERS[kind](file) for file in files], files)
@@ -192,49 +217,49 @@ def _from_files(files: list[Path], text: Collection[str], name: str) -> pl.LazyF
         if kind == "Parquet" and frame.select(pl.len()).collect().item() == 0:
             raise SourceError(f"{name} has no rows; give a file with at least one row")
         if kind == "JSON lines":
-            _refuse_faults(files, lambda file: json_fault(file, frame.collect_schema()))
+            _refuse_faults(files, lambda path: json_fault(path, frame.collect_schema()))
         return frame
 
 
-def _scan_text(file: Path, kind: str) -> pl.LazyFrame:
+def _scan_text(file: SourceFile, kind: str) -> pl.LazyFrame:
     """The file with every column as text, and the header's names as they are written."""
     separator, quote = ("\t", None) if kind == "TSV" else (",", '"')
-    _refuse_faults([file], lambda file: return_fault(file, kind) or (quote_fault(file) if kind == "CSV" else None))
-    names = next((cells for _, cells, _ in RECORDS[kind](file) if cells), [])
+    _refuse_faults([file], lambda path: return_fault(path, kind) or (quote_fault(path) if kind == "CSV" else None))
+    names = next((cells for _, cells, _ in RECORDS[kind](file.path) if cells), [])
     twice = sorted({name for name in names if names.count(name) > 1})
     if any("\0" in name for name in names):
-        raise SourceError(f"{file}, line 1: a column's name holds a NUL; save the file as UTF-8, without NULs there")
+        raise SourceError(f"{file.name}, line 1: a column's name holds a NUL; save it as UTF-8, without NULs there")
     if not names or twice:
         what = f"has more than one column {quoted(twice)}; give each its own name" if twice else "has no header"
-        raise SourceError(f"{file} {what}")
-    frame = pl.scan_csv(file, separator=separator, quote_char=quote, infer_schema=False, glob=False)
+        raise SourceError(f"{file.name} {what}")
+    frame = pl.scan_csv(file.path, separator=separator, quote_char=quote, infer_schema=False, glob=False)
     read = frame.collect_schema().names()
     if len(read) != len(names):
-        raise SourceError(f"{file} has a header that cannot be read; end each line with a line feed")
+        raise SourceError(f"{file.name} has a header that cannot be read; end each line with a line feed")
     return frame if read == names else frame.rename(dict(zip(read, names, strict=True)))
 
 
-def _scan_json(file: Path) -> pl.LazyFrame:
-    frame = pl.scan_ndjson(glob.escape(str(file)), infer_schema_length=None)
+def _scan_json(file: SourceFile) -> pl.LazyFrame:
+    frame = pl.scan_ndjson(glob.escape(str(file.path)), infer_schema_length=None)
     if not frame.collect_schema():
-        raise SourceError(f"{file} has objects without a single key; give at least one column")
+        raise SourceError(f"{file.name} has objects without a single key; give at least one column")
     return frame
 
 
-def _scan_parquet(file: Path) -> pl.LazyFrame:
-    with file.open("rb") as raw:
+def _scan_parquet(file: SourceFile) -> pl.LazyFrame:
+    with file.path.open("rb") as raw:
         head = raw.read(4)
-        raw.seek(max(file.stat().st_size - 4, 0))
+        raw.seek(max(file.path.stat().st_size - 4, 0))
         tail = raw.read(4)
     if head != b"PAR1" or tail != b"PAR1":
         what = "cut short: its last bytes are missing" if head == b"PAR1" else "not Parquet: its first bytes are others"
-        raise SourceError(f"{file} is {what}; write or download it again")
-    frame = pl.scan_parquet(file, glob=False)
+        raise SourceError(f"{file.name} is {what}; write or download it again")
+    frame = pl.scan_parquet(file.path, glob=False)
     frame.collect_schema()
     return frame
 
 
-_READERS: Mapping[str, Callable[[Path], pl.LazyFrame]] = {
+_READERS: Mapping[str, Callable[[SourceFile], pl.LazyFrame]] = {
     "CSV": lambda file: _scan_text(file, "CSV"),
     "TSV": lambda file: _scan_text(file, "TSV"),
     "JSON lines": _scan_json,
@@ -242,7 +267,7 @@ _READERS: Mapping[str, Callable[[Path], pl.LazyFrame]] = {
 }
 
 
-def _joined(frames: list[pl.LazyFrame], files: list[Path]) -> pl.LazyFrame:
+def _joined(frames: list[pl.LazyFrame], files: list[SourceFile]) -> pl.LazyFrame:
     """The rows of all files in order, with the columns in the first one's order."""
     first = frames[0].collect_schema()
     for frame, file in zip(frames[1:], files[1:], strict=True):
@@ -250,21 +275,21 @@ def _joined(frames: list[pl.LazyFrame], files: list[Path]) -> pl.LazyFrame:
         if set(schema) != set(first):
             differs = quoted(sorted(set(schema) ^ set(first)))
             raise SourceError(
-                f"{file} has the columns {quoted(schema.names())}, {files[0]} has {quoted(first.names())}; "
+                f"{file.name} has the columns {quoted(schema.names())}, {files[0].name} has {quoted(first.names())}; "
                 f"give files that agree on {differs}"
             )
         for column, dtype in schema.items():
             kinds = {dtype.is_nested(), first[column].is_nested()}
             if len(kinds) > 1 and pl.Null not in (dtype, first[column]):
                 raise SourceError(
-                    f"column {column!r} is {dtype} in {file}, {first[column]} in {files[0]}; give it one type"
+                    f"column {column!r} is {dtype} in {file.name}, {first[column]} in {files[0].name}; give it one type"
                 )
     if len(frames) == 1:
         return frames[0]
     return pl.concat([frame.select(first.names()) for frame in frames], how="vertical_relaxed")
 
 
-def _typed(frame: pl.LazyFrame, files: list[Path], kind: str, text: Collection[str], name: str) -> pl.LazyFrame:
+def _typed(frame: pl.LazyFrame, files: list[SourceFile], kind: str, text: Collection[str], name: str) -> pl.LazyFrame:
     """Casts the columns of text whose cells are all numbers, found in one streaming pass over the files."""
     names = frame.collect_schema().names()
     blank = pl.all_horizontal(pl.all().is_null()) if len(names) > 1 else pl.lit(False)
@@ -295,7 +320,7 @@ def _number_type(column: str) -> pl.Expr:
 
 
 @contextmanager
-def _diagnosed(files: list[Path], kind: str) -> Iterator[None]:
+def _diagnosed(files: list[SourceFile], kind: str) -> Iterator[None]:
     """Looks, where reading failed, for the line that is to blame."""
     try:
         yield
@@ -304,17 +329,19 @@ def _diagnosed(files: list[Path], kind: str) -> Iterator[None]:
         raise
 
 
-def _raise_fault(files: list[Path], kind: str, cause: BaseException | None = None) -> None:
+def _raise_fault(files: list[SourceFile], kind: str, cause: BaseException | None = None) -> None:
     if kind != "Parquet":
-        _refuse_faults(files, lambda file: encoding_fault(file) or FAULTS[kind](file), cause)
+        _refuse_faults(files, lambda path: encoding_fault(path) or FAULTS[kind](path), cause)
 
 
 def _refuse_faults(
-    files: list[Path], fault_of: Callable[[Path], str | None], cause: BaseException | None = None
+    files: list[SourceFile], fault_of: Callable[[Path], str | None], cause: BaseException | None = None
 ) -> None:
     for file in files:
-        if fault := fault_of(file):
-            raise SourceError(f"{file}, {fault}") from cause
+        if fault := fault_of(file.path):
+            if str(file.path) != file.name:  # no command helps with a file of the cache
+                fault = re.sub(r": iconv .*", " to UTF-8", fault)
+            raise SourceError(f"{file.name}, {fault}") from cause
 
 
 def _nearest(name: str, among: Sequence[str]) -> str | None:

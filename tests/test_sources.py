@@ -226,7 +226,7 @@ def test_folder_url_and_empty_glob_say_what_to_give(tmp_path: Path) -> None:
     written(tmp_path, "x.jsonl", '{"p": "a"}\n')
     assert f"is a folder; name its files by a glob, for example '{tmp_path}/*.jsonl'" in refusal(tmp_path)
     assert "no file matches the glob" in refusal(str(tmp_path / "*.csv"))
-    assert "is a URL; download it first" in refusal("https://example.org/p.csv")
+    assert "https://… is no URL of a source" in refusal("https://example.org/p.csv")
 
 
 def test_files_of_several_formats_or_columns_or_types_are_refused(tmp_path: Path) -> None:
