@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
@@ -72,10 +73,10 @@ def _answered_part(
     assert view.asked is not None
     assert view.store is not None
     columns = _output_columns(task, source.columns, answers, view.store, chunk.start)
-    inputs = source.with_columns(marks["row_id"])
+    inputs = source.drop("seed", "row_id", strict=False).with_columns(marks["row_id"])  # ours tell what they told
     inputs = inputs.select(pl.all().repeat_by(each).explode()) if each > 1 else inputs
     part = inputs.hstack([series for series, _ in columns.values()])
-    part = part.hstack(_bookkeeping_frame(task, view.asked))
+    part = part.hstack(_bookkeeping_frame(task, _with_own_pictures(view.asked, answers, each)))
     part = part if reused is None else part.with_columns(reused)
     images = [name for name, (_, sizes) in columns.items() if sizes is not None]
     sizes = [sum(column) for column in zip(*(s for _, s in columns.values() if s is not None), strict=True)]
@@ -128,14 +129,14 @@ def _check_answer(task: ImageTask, rows: list[Row], answered: list[Row], each: i
         )
     for number, answer in enumerate(answered):
         row, generations = rows[number // each], asked[number // each]
-        for column in answer.keys() & row.keys():
+        for column in (answer.keys() & row.keys()) - set(BOOKKEEPING):
             if not _same(answer[column], row[column]):
                 raise TaskError(
                     f"process of the task {_name(task)} changed the input column {column!r}, or the order of the "
                     f"rows: keep both, and write to a column of another name"
                 )
         seed = [g.seed for g in generations] if task.group_generations else generations[number % each].seed
-        if answer.get("seed", seed) != seed:
+        if "seed" not in row and answer.get("seed", seed) != seed:
             raise TaskError(
                 f"process of the task {_name(task)} asked the model for its rows in another order than it was given "
                 f"them: ask in the order of the rows"
@@ -228,9 +229,31 @@ _BOOKKEEPING_TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
     "latency": pl.Float64,
     "asked_size": pl.String,
     "image_size": pl.String,
+    "asked_prompt": pl.String,
+    "parameters": pl.String,
+    "provider": pl.String,
+    "image_format": pl.String,
+    "image_bytes": pl.Int64,
+    "image_sha256": pl.String,
+    "created_at": pl.Datetime("us", "UTC"),
     "raw_input": pl.String,
     "raw_output": pl.String,
 }
+
+
+def _with_own_pictures(asked: list[list[Generation]], answers: list[Row], each: int) -> list[list[Generation]]:
+    """The generations, with the picture that a task made of theirs in its place: the columns tell of what is shown."""
+
+    def shown(generation: Generation, value: Any) -> Generation:
+        own = None if generation.image is None or value is generation.image else as_image(value)
+        return generation if own is None else replace(generation, image=own)
+
+    found = []
+    for row, generations in enumerate(asked):
+        values = [answer.get(_IMAGE) for answer in answers[row * each : (row + 1) * each]]
+        values = values[0] if isinstance(values[0], list) else values
+        found.append([shown(*pair) for pair in zip(generations, values, strict=True)])
+    return found
 
 
 def _bookkeeping_frame(task: ImageTask, asked: list[list[Generation]]) -> pl.DataFrame:

@@ -1,15 +1,19 @@
-"""Which row groups make up which shard: cut by bytes and rows, and where the last run cut, as far as that fits."""
+"""Which row groups make up which shard: cut by bytes and rows, and where the last run cut, as far as that fits.
+
+What was published stays as it is.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, count, pairwise
 from pathlib import Path
 from typing import Any
 
 from imagetask.layout import Layout
 from imagetask.parts import part_path
+from imagetask.published import published_shards
 
 SHARD_ROWS = 100_000
 """Of small images: what a Parquet file knows of its row groups is in memory until it is closed."""
@@ -31,6 +35,57 @@ class _Part:
     groups: Sequence[RowGroup]
     rows: int
     num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A shard to be: its file, its row groups, and the chunks that they are of (model, start, stop)."""
+
+    file: str
+    groups: Sequence[RowGroup]
+    chunks: Sequence[tuple[str, int, int]]
+
+
+def cut_dataset(
+    layout: Layout, manifests: Sequence[Mapping[str, Any]], known: Sequence[Mapping[str, Any]], most_bytes: int
+) -> list[Shard]:
+    """The shards of a dataset, in order of their names: as `cut_shards` gives them, but for what was published.
+
+    known: the entries of the last run's shards. What was published keeps its file, of the same chunks; the others, in
+    the order of the parts, take the names that are left.
+    """
+    of_chunk = {(m["model"], m["start"], m["stop"]): m for m in manifests}
+    chunk_of = {part_path(layout, manifest["digest"]): chunk for chunk, manifest in of_chunk.items()}
+    shards = [shard for entries in published_shards(layout) for shard in _kept(layout, entries, of_chunk, most_bytes)]
+    taken = {shard.file for shard in shards}
+    earlier = [entry["rows"] for entry in known if "gone" not in entry and entry["file"] not in taken]
+    names = (name for number in count() if (name := f"train-{number:05d}.parquet") not in taken)
+    shards += (
+        Shard(next(names), groups, list(dict.fromkeys(chunk_of[group.part] for group in groups)))
+        for groups in cut_shards(layout, list(of_chunk.values()), earlier, most_bytes)
+    )
+    return sorted(shards, key=lambda shard: shard.file)
+
+
+def _kept(
+    layout: Layout,
+    entries: Sequence[Mapping[str, Any]],
+    of_chunk: dict[tuple[str, int, int], Mapping[str, Any]],
+    most_bytes: int,
+) -> list[Shard]:
+    """The shards that were published under these entries, whose chunks are taken out of `of_chunk`; none where the plan
+    no longer has them all."""
+    chunks = [(model, start, stop) for model, start, stop in entries[0]["chunks"]]
+    if not of_chunk.keys() >= {*chunks}:
+        return []
+    parts = [_part(layout, of_chunk[chunk]) for chunk in chunks]
+    whole = [[group for part in parts for group in part.groups]]
+    cut = whole if len(entries) == 1 else list(_cut_part(parts[0], most_bytes))
+    if len(cut) != len(entries):
+        return []
+    for chunk in chunks:
+        del of_chunk[chunk]
+    return [Shard(entry["file"], groups, chunks) for entry, groups in zip(entries, cut, strict=True)]
 
 
 def cut_shards(

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from imagetask.crash_points import reach
 from imagetask.errors import DatasetError, StorageError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Of plan, parts and shards; part of every digest, so that a new format makes them anew, from the store."""
 
 _TEMPORARY = re.compile(r"\..+\.\d+|\.(train-\d+|rows|ordinals)\.parquet")
@@ -39,6 +39,16 @@ class Layout:
     @property
     def card(self) -> Path:
         return self.root / "README.md"
+
+    @property
+    def card_sheet(self) -> Path:
+        """The picture in the card: images from all over the dataset."""
+        return self.root / "contact-sheet.jpg"
+
+    @property
+    def quality(self) -> Path:
+        """What the pictures were scored, row for row."""
+        return self.root / "quality"
 
     @property
     def contact_sheet(self) -> Path:
@@ -125,6 +135,11 @@ class Layout:
     @property
     def shards(self) -> Path:
         return self.state / "shards.json"
+
+    @property
+    def pushed(self) -> Path:
+        """Where the dataset was pushed to, and which shards may be there: these keep their rows."""
+        return self.state / "pushed.json"
 
     @property
     def store(self) -> Path:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from typing import Any
 
 import polars as pl
@@ -17,9 +19,12 @@ from imagetask.images import Image
 from imagetask.layout import FORMAT_VERSION, Layout, read_json, write_json
 from imagetask.models.base import ImageGenerationModel, ImageRequest
 from imagetask.models.managed import ManagedModel
+from imagetask.published import published_ranges
 from imagetask.settings import RunSettings, what_is_wrong
 from imagetask.snapshot import BATCH_ROWS, first_marks, read_rows, rows_digest, write_snapshot
-from imagetask.sources import check_columns, in_small_pieces, read_errors, scan_source, source_name
+from imagetask.source_files import SourceFile
+from imagetask.source_prompts import with_prompt
+from imagetask.sources import check_columns, in_small_pieces, read_errors, scan_source, source_files, source_name
 from imagetask.tasks.base import BOOKKEEPING, ImageTask, column_names, required_columns
 from imagetask.tasks.loading import code_digest, load_task
 
@@ -43,12 +48,14 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The snapshot of a source, cut into chunks. rows: of the source; chunks: in the order of work."""
+    """The snapshot of a source, cut into chunks. rows: of the source; chunks: in the order of work; sources: what names
+    the files that were read, those on the Hub with their commit."""
 
     rows: int
     chunk_rows: int
     num_generations: int
     chunks: tuple[Chunk, ...]
+    sources: tuple[str, ...] = ()
 
     @property
     def generations(self) -> int:
@@ -59,15 +66,20 @@ class Plan:
 def make_task(settings: RunSettings, model: ManagedModel) -> ImageTask:
     """A task of the run's class around a model. `prompt_column` maps the task's input `prompt`."""
     kind = load_task(settings.task)
-    mappings = dict(kind.model_fields["input_mappings"].get_default(call_default_factory=True))
+    mappings = _default(kind, "input_mappings")
     if settings.prompt_column:
         mappings["prompt"] = settings.prompt_column
+    columns = _default(kind, "parameter_columns") | settings.param_column
     given: dict[str, Any] = {} if settings.num_generations is None else {"num_generations": settings.num_generations}
     try:
-        return kind(image_generation_model=model, input_mappings=mappings, **given)
+        return kind(image_generation_model=model, input_mappings=mappings, parameter_columns=columns, **given)
     except ValidationError as error:
         field, why = what_is_wrong(error)
         raise UsageError(f"the task {settings.task!r} cannot be made: {field or 'it'}: {why}") from None
+
+
+def _default(kind: type[ImageTask], field: str) -> dict[str, str]:
+    return dict(kind.model_fields[field].get_default(call_default_factory=True))
 
 
 class _Unasked(ImageGenerationModel):
@@ -81,39 +93,51 @@ class _Unasked(ImageGenerationModel):
         raise TaskError("a task asked its model for images while it was asked for its columns")
 
 
-def open_source(settings: RunSettings) -> pl.LazyFrame:
+def open_source(
+    settings: RunSettings, token: str | None = None, files: Sequence[SourceFile] | None = None
+) -> pl.LazyFrame:
     """The source of a run, checked: it can be read, has what the task needs, and no column of ours.
 
-    Raises `SourceError`.
+    token: for the Hub. files: of the source, where they were found already. Raises `SourceError`, and what
+    `source_files` raises.
     """
     name = source_name(settings.source)
     task = make_task(settings, ManagedModel(_Unasked()))
     inputs = _input_columns(task)
     frame = scan_source(
-        settings.source,
+        files or settings.source,
         text_columns=[column for column, given in inputs.items() if given == "prompt"],
         rename=settings.rename,
+        token=token,
     )
-    needed = required_columns(task.inputs)
+    if settings.prompt is not None:
+        if "prompt" not in inputs:
+            raise UsageError(f"--prompt: the task {settings.task!r} reads no column 'prompt'")
+        frame = with_prompt(frame, settings.prompt, name)
+    needed = [column for column, given in inputs.items() if given in required_columns(task.inputs)]
+    ids = [settings.row_id_column] if settings.row_id_column else []
     with read_errors(name):
-        check_columns(frame, [column for column, given in inputs.items() if given in needed], name)
-        _check_clashes(frame.collect_schema().names(), task, name)
+        check_columns(frame, needed, name)
+        check_columns(frame, [*settings.param_column.values(), *ids], name)
+        _check_clashes(frame.collect_schema().names(), task, settings, name)
     return frame if settings.limit is None else frame.head(settings.limit)
 
 
-def make_plan(settings: RunSettings, models: Sequence[ImageGenerationModel]) -> Plan:
+def make_plan(settings: RunSettings, models: Sequence[ImageGenerationModel], token: str | None = None) -> Plan:
     """Snapshots the source into the dataset folder, with the ordinal and the id of each row, and cuts it into chunks.
 
-    models: of `settings.model`, in its order; they need not be loaded. Raises `SourceError`, `StorageError`.
+    models: of `settings.model`, in its order; they need not be loaded. token: for the Hub. Raises `SourceError`,
+    `StorageError`.
     """
     name, layout = source_name(settings.source), settings.layout
-    frame = open_source(settings)
+    files = source_files(settings.source, token)
+    frame = open_source(settings, files=files)
     task = make_task(settings, ManagedModel(_Unasked()))
     with read_errors(name), in_small_pieces():
-        rows = write_snapshot(frame, _present(frame, task), layout, name)
+        rows = write_snapshot(frame, _present(frame, task), layout, name, settings.row_id_column)
     remembered = (read_json(layout.plan) or {}).get("chunk_rows")
     chunk_rows = settings.chunk_rows or chunk_rows_for(rows, len(settings.model), remembered)
-    return _cut(settings, task, models, rows, chunk_rows)
+    return _cut(settings, task, models, rows, chunk_rows, tuple(file.pinned for file in files))
 
 
 def plan_again(settings: RunSettings, models: Sequence[ImageGenerationModel]) -> Plan:
@@ -124,32 +148,39 @@ def plan_again(settings: RunSettings, models: Sequence[ImageGenerationModel]) ->
     known = read_plan(settings.layout)
     if known is None or not settings.layout.rows.is_file():
         raise DatasetError(f"there is no plan in {settings.out}: run imagetask generate first")
-    return _cut(settings, make_task(settings, ManagedModel(_Unasked())), models, known.rows, known.chunk_rows)
+    task = make_task(settings, ManagedModel(_Unasked()))
+    return _cut(settings, task, models, known.rows, known.chunk_rows, known.sources)
 
 
 def _cut(
-    settings: RunSettings, task: ImageTask, models: Sequence[ImageGenerationModel], rows: int, chunk_rows: int
+    settings: RunSettings,
+    task: ImageTask,
+    models: Sequence[ImageGenerationModel],
+    rows: int,
+    chunk_rows: int,
+    sources: tuple[str, ...],
 ) -> Plan:
-    plan = Plan(rows, chunk_rows, task.num_generations, tuple(_chunks(settings, task, models, rows, chunk_rows)))
+    chunks = tuple(_chunks(settings, task, models, rows, chunk_rows))
+    plan = Plan(rows, chunk_rows, task.num_generations, chunks, sources)
     write_json(settings.layout.plan, {"version": FORMAT_VERSION, **asdict(plan)})
     reach("plan: in place")
     return plan
 
 
-def first_rows(settings: RunSettings, count: int) -> tuple[pl.DataFrame, pl.DataFrame, int]:
+def first_rows(settings: RunSettings, count: int, token: str | None = None) -> tuple[pl.DataFrame, pl.DataFrame, int]:
     """The first rows of the source, their `ordinal` and `row_id` as a plan has them, and how many rows the source has.
 
-    Writes nothing. Raises `SourceError`.
+    Writes nothing. token: for the Hub. Raises `SourceError`.
     """
     name = source_name(settings.source)
-    frame = open_source(settings)
+    frame = open_source(settings, token)
     task = make_task(settings, ManagedModel(_Unasked()))
     with read_errors(name), in_small_pieces():
         rows = int(frame.select(pl.len()).collect().item())
         first = frame.head(count).collect()
     if rows == 0:
         raise SourceError(f"{name} has no rows: nothing to generate")
-    return first, first_marks(first, _present(frame, task)), rows
+    return first, first_marks(first, _present(frame, task), settings.row_id_column), rows
 
 
 def read_plan(layout: Layout) -> Plan | None:
@@ -159,7 +190,8 @@ def read_plan(layout: Layout) -> Plan | None:
         return None
     try:
         chunks = tuple(Chunk(**chunk) for chunk in known["chunks"])
-        return Plan(known["rows"], known["chunk_rows"], known["num_generations"], chunks)
+        sources = tuple(known.get("sources", ()))
+        return Plan(known["rows"], known["chunk_rows"], known["num_generations"], chunks, sources)
     except (KeyError, TypeError):  # damaged: the next run makes it anew
         return None
 
@@ -170,18 +202,24 @@ def _input_columns(task: ImageTask) -> dict[str, str]:
 
 
 def _present(frame: pl.LazyFrame, task: ImageTask) -> list[str]:
-    """The columns of the source that the task reads."""
-    inputs = _input_columns(task)
-    return [column for column in frame.collect_schema().names() if column in inputs]
+    """The columns of the source that the task reads, those of its parameters with them."""
+    read = {*_input_columns(task), *task.parameter_columns.values()}
+    return [column for column in frame.collect_schema().names() if column in read]
 
 
-def _check_clashes(columns: Sequence[str], task: ImageTask, name: str) -> None:
+def _check_clashes(columns: Sequence[str], task: ImageTask, settings: RunSettings, name: str) -> None:
+    """A column `seed` that is each row's own, and a `row_id` that is the user's, are what ours of that name tell."""
     ours = {task.output_mappings.get(column, column) for column in task.outputs} | {*BOOKKEEPING, "model_name"}
+    if task.parameter_columns.get("seed") == "seed":
+        ours.discard("seed")
+    if settings.row_id_column == "row_id":
+        ours.discard("row_id")
     for column in columns:
         if column in ours:
+            ids = ", or take it for the ids of the rows: --row-id-column row_id" if column == "row_id" else ""
             raise SourceError(
                 f"the column {column!r} of {name} has the name of a column that imagetask writes: "
-                f"rename it with --rename {column}=source_{column}"
+                f"rename it with --rename {column}=source_{column}{ids}"
             )
 
 
@@ -200,20 +238,36 @@ def _chunks(
     settings: RunSettings, task: ImageTask, models: Sequence[ImageGenerationModel], rows: int, chunk_rows: int
 ) -> Iterator[Chunk]:
     """The chunks, with digests of the snapshot as it stands on disk."""
-    step = chunk_rows * max(1, BATCH_ROWS // chunk_rows)
-    for first in range(0, rows, step):
-        frame, marks = read_rows(settings.layout, first, min(first + step, rows))
-        for offset in range(0, frame.height, chunk_rows):
-            ordinals = marks["ordinal"].slice(offset, chunk_rows)
-            digest = rows_digest(frame.slice(offset, chunk_rows), ordinals)
+    bounds = _bounds(rows, chunk_rows, published_ranges(settings.layout))
+    for _, some in groupby(bounds, key=lambda bound: bound[0] // max(BATCH_ROWS, chunk_rows)):
+        near = list(some)
+        first = near[0][0]
+        frame, marks = read_rows(settings.layout, first, near[-1][1])
+        for start, stop in near:
+            part = slice(start - first, stop - first)
+            digest = rows_digest(frame[part], marks["ordinal"][part])
             for name, model in zip(settings.model, models, strict=True):
-                start, whole = first + offset, chunk_digest(settings, type(task), name, model, digest)
-                yield Chunk(name, start, start + len(ordinals), whole)
+                yield Chunk(name, start, stop, chunk_digest(settings, type(task), name, model, digest))
+
+
+def _bounds(rows: int, chunk_rows: int, published: Mapping[int, int]) -> Iterator[tuple[int, int]]:
+    """Start and stop of each chunk. published: of those that keep theirs, start → stop."""
+    starts = sorted(published)
+    start = 0
+    while start < rows:
+        stop = published.get(start, 0)
+        if not start < stop <= rows:
+            following = starts[place] if (place := bisect_right(starts, start)) < len(starts) else rows
+            stop = min(start + chunk_rows, rows, following)
+        yield start, stop
+        start = stop
 
 
 _DECIDING = {
     "task",
     "prompt_column",
+    "param_column",
+    "row_id_column",
     "num_generations",
     "seed",
     "width",

@@ -11,11 +11,14 @@ from typing import Any, Literal
 
 from imagetask.crash_points import reach
 from imagetask.errors import DatasetError
-from imagetask.layout import FORMAT_VERSION, Layout, read_json, write_json
+from imagetask.layout import Layout, read_json, write_json
 from imagetask.parts import finished_chunks
 from imagetask.plan import read_plan
 from imagetask.retry_settings import Retry
 from imagetask.settings import RunSettings
+
+RUN_VERSION = 2
+"""Of the record of a run. A field that is new has a default, so that the records of earlier versions can be read."""
 
 RunState = Literal["running", "finished", "stopped"]
 
@@ -85,7 +88,7 @@ class Run:
     def read(cls, folder: str | Path) -> Run:
         """The last run into a folder. Raises `DatasetError` where there was none."""
         known = read_json(Layout(Path(folder)).run)
-        if known is None or known.get("version") != FORMAT_VERSION:
+        if known is None or known.get("version") != RUN_VERSION:
             raise DatasetError(f"no run was started in {folder}: expected a folder that imagetask generate wrote")
         known.pop("version")
         retry = known.get("retry")
@@ -107,7 +110,7 @@ class Run:
 
     def _written(self) -> Run:
         fields = {
-            "version": FORMAT_VERSION,
+            "version": RUN_VERSION,
             **asdict(self),
             "settings": self.settings.model_dump(mode="json"),
             "retry": None if self.retry is None else self.retry.model_dump(mode="json"),

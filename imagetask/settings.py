@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from imagetask.errors import UsageError
 from imagetask.models import BACKENDS, MAX_CONCURRENCY, split_model
+from imagetask.source_urls import check_source_url
+from imagetask.templates import TEMPLATE
 
 if TYPE_CHECKING:
     from imagetask.layout import Layout
@@ -23,6 +25,10 @@ SECRET_NAME = rf"(^|[-_])({'|'.join(_IN_ANY_CASE)})$"
 """What the names in `param` must not match. JSON schema, which knows no flag for the case, takes it as it is."""
 BLOCK_NAME = "^[a-z0-9-]+$"
 """What the name of a block matches: keys have other letters too."""
+HUB_NAME = r"[\w-][\w.-]*/[\w.-]+"
+"""What the name of a dataset on the Hub matches."""
+LICENSE_ID = r"[a-z0-9][a-z0-9.+-]*"
+"""What the Hub's ids of licences match."""
 Runner = Literal["threads", "dask"]
 DEFAULT_TASK = "imagetask.tasks:ImageGeneration"
 
@@ -78,7 +84,10 @@ class RunSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    source: str | list[str] = Field(description="CSV, TSV, JSON lines or Parquet: a file, a glob, or a list of files.")
+    source: str | list[str] = Field(
+        description="CSV, TSV, JSON lines or Parquet, also packed (.gz, .zst): a file, a glob, hf://datasets/…, "
+        "s3://…, gs://… or az://…, or a list of these."
+    )
     out: Path = Field(description="Folder of the dataset; a folder of an earlier run is gone on with.")
     model: list[str] = Field(
         default=["placeholder"],
@@ -90,6 +99,17 @@ class RunSettings(BaseModel):
     credentials: str | None = Field(default=None, description="Name of a saved block of the backend.")
     task: str = Field(default=DEFAULT_TASK, description="Import path of an ImageTask, as in my_module:MyTask.")
     prompt_column: str | None = Field(default=None, description="Column that holds the prompts; default: prompt.")
+    prompt: str | None = Field(
+        default=None, description='Template of the prompt over columns, as in "a {style} painting of {subject}".'
+    )
+    param_column: dict[str, str] = Field(
+        default_factory=dict,
+        description="Parameters of each row, parameter: column; the columns seed, width, height, negative_prompt, "
+        "num_inference_steps and guidance_scale need not be named.",
+    )
+    row_id_column: str | None = Field(
+        default=None, description="Column that holds the ids of the rows; default: ids are made of what is asked."
+    )
     rename: dict[str, str] = Field(default_factory=dict, description="Columns of the source to rename, old: new.")
     num_generations: int | None = Field(
         default=None, ge=1, description="Different images for each row; default: the task's, 1."
@@ -137,6 +157,17 @@ class RunSettings(BaseModel):
     )
     dask_address: str | None = Field(
         default=None, description="Address of the Dask scheduler, as in tcp://HOST:8786; with the runner dask."
+    )
+    license: str | None = Field(
+        default=None, description="Licence of the dataset, for its card: an id of the Hub's, as in cc-by-4.0."
+    )
+    push_to: str | None = Field(
+        default=None,
+        description="Dataset on the Hub, OWNER/NAME, to push the finished dataset to; private where it is new.",
+    )
+    hub_credentials: str | None = Field(
+        default=None,
+        description="Name of a saved block with a Hub token, for hf:// sources and for push_to; default: HF_TOKEN.",
     )
 
     @field_validator("model", mode="before")
@@ -197,16 +228,45 @@ class RunSettings(BaseModel):
 
     @field_validator("source")
     @classmethod
-    def _no_urls(cls, value: str | list[str]) -> str | list[str]:
+    def _files_or_known_urls(cls, value: str | list[str]) -> str | list[str]:
         for item in [value] if isinstance(value, str) else value:
             if "://" in item:
-                from imagetask.models.redact import bare_url
-
-                raise ValueError(f"{bare_url(item)!r} is a URL: download it first, and give the file")
-            _expanded(Path(item))
+                check_source_url(item)
+            else:
+                _expanded(Path(item))
         return value
 
-    @field_validator("credentials")
+    @field_validator("prompt")
+    @classmethod
+    def _a_template(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(TEMPLATE, value):
+            raise ValueError(
+                'expected columns in braces, as in "a {style} painting of {subject}"; write {{ and }} for braces'
+            )
+        return value
+
+    @field_validator("param_column")
+    @classmethod
+    def _no_prompt_column(cls, value: dict[str, str]) -> dict[str, str]:
+        if "prompt" in value:
+            raise ValueError("the prompt is no parameter: name its column with --prompt-column")
+        return value
+
+    @field_validator("push_to")
+    @classmethod
+    def _owner_and_name(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(HUB_NAME, value):
+            raise ValueError("expected a dataset on the Hub, as in OWNER/NAME")
+        return value
+
+    @field_validator("license")
+    @classmethod
+    def _id_of_a_license(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(LICENSE_ID, value):
+            raise ValueError("expected the id of a licence as the Hub has it, as in cc-by-4.0 or other")
+        return value
+
+    @field_validator("credentials", "hub_credentials")
     @classmethod
     def _name_of_a_block(cls, value: str | None) -> str | None:
         if value is not None and not re.fullmatch(BLOCK_NAME, value):
@@ -232,6 +292,8 @@ class RunSettings(BaseModel):
             field, why = what_is_wrong(error)
             why = why or f"there is no such option; there are {', '.join(cls.model_fields)}"
             raise UsageError(f"--{(field or 'settings').replace('_', '-')}: {why}") from None
+        if settings.prompt is not None and settings.prompt_column is not None:
+            raise UsageError("--prompt makes the column of prompts, --prompt-column names one: give one of the two")
         if settings.runner == "dask" and settings.dask_address is None:
             raise UsageError("--runner dask: name its scheduler with --dask-address, as in tcp://HOST:8786")
         if settings.runner != "dask" and settings.dask_address is not None:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from imagetask.columns import column_to_images, frame_to_hub_table, hub_schema, image_columns, image_struct
 from imagetask.crash_points import reach
-from imagetask.cutting import RowGroup, cut_shards
+from imagetask.cutting import RowGroup, cut_dataset
 from imagetask.errors import DatasetError, LostImage, StorageError, TaskError, UsageError
 from imagetask.layout import FORMAT_VERSION, Layout, read_json, write_json
 from imagetask.lost_images import take_back_parts
@@ -43,7 +43,8 @@ def write_shards(
     """Writes the parts, in order, as shards of about 500 MB; shards whose parts have not changed stay as they are.
 
     Columns that were transformed in the dataset before become pictures again. Gives an entry for each shard: file,
-    digest, rows, bytes. In memory is one row group at a time. Shards change together, after the last is written:
+    digest, rows, bytes, chunks. What was published keeps its file and its rows; what came later is in others. In memory
+    is one row group at a time. Shards change together, after the last is written:
     an error leaves the dataset as it was. Parts whose images the store has lost are taken back: the next run makes
     them anew. Raises `ImageError`, `StorageError`, `TaskError`.
     """
@@ -64,18 +65,15 @@ def _written_shards(
     transformed = [name for name in record.get("transformed", []) if name in schema and name not in images]
     columns = _Columns(schema, images, transformed)
     known = {entry["file"]: entry for entry in record.get("shards", [])}
-    earlier = [entry["rows"] for entry in known.values() if "gone" not in entry]
-    cut = cut_shards(layout, manifests, earlier, SHARD_BYTES)
     entries, first_row = [], 0
     with _Temporaries(layout) as temporaries, _readers(store) as readers:
-        for number, groups in enumerate(cut):
-            name = f"train-{number:05d}.parquet"
-            rows, digest = sum(group.rows for group in groups), _digest(groups, schema)
+        for shard in cut_dataset(layout, manifests, list(known.values()), SHARD_BYTES):
+            name, rows, digest = shard.file, sum(group.rows for group in shard.groups), _digest(shard.groups, schema)
             entry = known.get(name)
             if entry is None or entry["digest"] != digest or not _is_whole(layout.data / name, entry):
-                num_bytes = temporaries.write(name, _filled_groups(groups, columns, store, readers, first_row))
+                num_bytes = temporaries.write(name, _filled_groups(shard.groups, columns, store, readers, first_row))
                 entry = {"file": name, "digest": digest, "rows": rows, "bytes": num_bytes}
-            entries.append(entry)
+            entries.append({**entry, "chunks": shard.chunks})
             first_row += rows
         temporaries.put_in_place({"images": images, "transformed": transformed, "shards": entries})
     return entries
@@ -146,7 +144,7 @@ class _Temporaries:
         writer: pq.ParquetWriter | None = None
         try:
             for table in tables:
-                writer = writer or _writer(path, table.schema)
+                writer = writer or shard_writer(path, table.schema)
                 writer.write_table(table, row_group_size=max(1, table.num_rows))
                 reach("shard: group written")
                 del table
@@ -201,7 +199,7 @@ def _common_schema(parts: Sequence[Path]) -> pl.Schema:
         raise TaskError(f"the parts do not fit together, a column has several types: {error}") from error
 
 
-def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+def shard_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
     """Encoded images are not compressed again; content-defined chunks let the Hub store what is new alone."""
     plain = [field.name for field in schema if not pa.types.is_nested(field.type)]
     return pq.ParquetWriter(

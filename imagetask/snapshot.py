@@ -64,10 +64,13 @@ def write_frame(path: Path, frame: pl.DataFrame) -> None:
     write_whole(path, file.getvalue())
 
 
-def write_snapshot(frame: pl.LazyFrame, inputs: Sequence[str], layout: Layout, name: str) -> int:
+def write_snapshot(
+    frame: pl.LazyFrame, inputs: Sequence[str], layout: Layout, name: str, ids: str | None = None
+) -> int:
     """Writes the rows of a source, batch by batch, and their marks beside them; gives how many they are.
 
-    inputs: the columns that a task reads, by which rows are equal. Raises `SourceError`, `StorageError`.
+    inputs: the columns that a task reads, by which rows are equal. ids: the column of the rows' own ids, if any.
+    Raises `SourceError`, `StorageError`.
     """
     rows, ordinals = (path.with_name(f".{path.name}") for path in (layout.rows, layout.ordinals))
     reach("plan: to be written")
@@ -78,7 +81,8 @@ def write_snapshot(frame: pl.LazyFrame, inputs: Sequence[str], layout: Layout, n
         if not hashes:
             raise SourceError(f"{name} has no rows: nothing to generate")
         reach("plan: rows written")
-        _write_batches(ordinals, layout.ordinals, _marks(hashes), name)
+        marks = _marks(hashes) if ids is None else _with_own_ids(_marks(hashes), rows, ids, name)
+        _write_batches(ordinals, layout.ordinals, marks, name)
         _forget_plan(layout)
         with write_errors(layout.rows):
             ordinals.replace(layout.ordinals)
@@ -129,9 +133,10 @@ def _write_batches(path: Path, told: Path, batches: Iterable[pl.DataFrame], name
             writer.close()
 
 
-def first_marks(rows: pl.DataFrame, inputs: Sequence[str]) -> pl.DataFrame:
+def first_marks(rows: pl.DataFrame, inputs: Sequence[str], ids: str | None = None) -> pl.DataFrame:
     """The `ordinal` and the `row_id` that the first rows of a source have in its snapshot."""
-    return pl.concat(_marks(array("Q", _hashes(rows, inputs))))
+    marks = pl.concat(_marks(array("Q", _hashes(rows, inputs))))
+    return marks if ids is None else marks.with_columns(row_id=rows[ids].cast(pl.String))
 
 
 @contextmanager
@@ -161,6 +166,29 @@ def _marks(hashes: array[int]) -> Iterator[pl.DataFrame]:
         marks = pl.DataFrame({"ordinal": ordinals.slice(start, BATCH_ROWS), "row_id": hashed})
         again = pl.format("{}-{}", "row_id", "ordinal")
         yield marks.with_columns(row_id=pl.when(pl.col("ordinal") == 0).then("row_id").otherwise(again))
+
+
+def _with_own_ids(marks: Iterator[pl.DataFrame], rows: Path, column: str, name: str) -> Iterator[pl.DataFrame]:
+    """The marks, with the cells of a column of the snapshot as ids. Raises `SourceError` for a null, and for one that
+    is there twice."""
+    hashes = array("Q")
+    first = 0
+    for batch in marks:
+        ids = pl.scan_parquet(rows).select(column).slice(first, batch.height).collect()[column].cast(pl.String)
+        if ids.null_count():
+            raise SourceError(
+                f"{name}, row {first + ids.is_null().arg_true()[0]} (counted from 0): {column!r} is empty"
+            )
+        hashes.extend(_hashes(ids.to_frame(), [column]))
+        first += batch.height
+        yield batch.with_columns(row_id=ids)
+    again = (_ordinals(hashes) > 0).arg_true()
+    if len(again):
+        twice = pl.scan_parquet(rows).select(column).slice(again[0], 1).collect().item()
+        raise SourceError(
+            f"{name}, row {again[0]} (counted from 0): {column!r} holds {str(twice)[:40]!r} a second time; an id is of "
+            "one row"
+        )
 
 
 def _ordinals(hashes: array[int]) -> pl.Series:

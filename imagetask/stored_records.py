@@ -12,6 +12,8 @@ from imagetask.images import FORMATS
 RECORD_VERSION = 1
 _KINDS = get_args(ErrorKind)
 _NUMBER = (int, float)
+_LAST_YEAR = 253_370_764_800
+"""When the year 9999 begins (seconds since 1970): no date is later."""
 _TYPES: Mapping[str, type | tuple[type, ...]] = {
     "model_name": str,
     "prompt": str,
@@ -39,6 +41,8 @@ def parse_record(text: bytes, key: str) -> dict[str, Any] | None:
     if not isinstance(record, dict) or record.get("version") != RECORD_VERSION or record.get("key") != key:
         return None
     if not all(record.get(name) is None or isinstance(record[name], kind) for name, kind in _TYPES.items()):
+        return None
+    if not 0 <= (record.get("created_at") or 0) < _LAST_YEAR:
         return None
     image, error_kind = record.get("image"), record.get("error_kind")
     if error_kind is not None and error_kind not in _KINDS:

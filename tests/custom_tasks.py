@@ -181,3 +181,14 @@ class OnlyOptional(ImageGeneration):
 
     def format_input(self, input: Row) -> str:
         return f"a still life, {input.get('style', 'plain')}"
+
+
+class Given(ImageGeneration):
+    """The picture in the column `given` (bytes) in place of the generation's own; null for none."""
+
+    @property
+    def inputs(self) -> list[str]:
+        return ["prompt", "given"]
+
+    def format_output(self, output: Image, input: Row) -> Row:
+        return {"image": input["given"]}

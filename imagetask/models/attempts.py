@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -82,6 +83,7 @@ class History:
             cost=None if self.cost is None else self.cost.usd,
             cost_source=None if self.cost is None else self.cost.source,
             info=plain_info(self.info),
+            created_at=None if image is None and error is None else time.time(),
         )
 
 

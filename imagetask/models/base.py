@@ -71,6 +71,7 @@ class Generation:
     number among those of one row. attempts: calls made for it, in this and earlier runs. latency: seconds of the
     call that decided. reused: it was in the store. maybe_billed: a call whose answer was lost may have been charged.
     cost: USD of all its calls that brought an image; cost_source: None where none did.
+    created_at: when its image came, or it failed (seconds since 1970); None where it was not asked for.
     parameters: what was asked beside prompt and seed. info: what the backend said beside the picture. Both JSON-able.
     """
 
@@ -90,6 +91,7 @@ class Generation:
     cost: float | None = None
     cost_source: CostSource | None = None
     info: Mapping[str, Any] = field(default_factory=dict)
+    created_at: float | None = None
 
     @property
     def status(self) -> Status:

@@ -21,11 +21,12 @@ _RECORDED = (
     "latency",
     "cost",
     "cost_source",
+    "created_at",
 )
 
 
 def to_record(generation: Generation) -> dict[str, Any]:
-    """JSON-able; the store adds key, time and image."""
+    """JSON-able; the store adds key and image, and the time where none is known."""
     record = {name: getattr(generation, name) for name in _RECORDED}
     return record | {
         "parameters": dict(generation.parameters),

@@ -6,6 +6,7 @@ import json
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from PIL import Image as PILImage
@@ -16,6 +17,7 @@ from imagetask.images import Image, image_to_str
 from imagetask.models.base import Generation, ImageGenerationModel, ImageRequest, asked_size
 from imagetask.models.managed import Input, ManagedModel
 from imagetask.models.redact import one_line
+from imagetask.tasks.parameters import with_row_parameters
 
 Row = dict[str, Any]
 
@@ -34,6 +36,13 @@ BOOKKEEPING = (
     "latency",
     "asked_size",
     "image_size",
+    "asked_prompt",
+    "parameters",
+    "provider",
+    "image_format",
+    "image_bytes",
+    "image_sha256",
+    "created_at",
     "raw_input",
     "raw_output",
 )
@@ -55,6 +64,8 @@ class ImageTask(BaseModel, ABC):
     add_raw_input, add_raw_output: columns `raw_input` and `raw_output`, JSON text: what was asked, and what the backend
         said beside the picture.
     input_mappings: task's input → column of the source. output_mappings: task's output → column of the dataset.
+    parameter_columns: parameter of the request → column of the source that has its value for each row; it goes before
+        what the run, or `format_input`, says. A null says nothing, and so does a column that is not there.
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
@@ -67,6 +78,7 @@ class ImageTask(BaseModel, ABC):
     add_raw_output: bool = False
     input_mappings: dict[str, str] = Field(default_factory=dict)
     output_mappings: dict[str, str] = Field(default_factory=dict)
+    parameter_columns: dict[str, str] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check_mappings(self) -> ImageTask:
@@ -132,10 +144,15 @@ class ImageTask(BaseModel, ABC):
         asked: list[Input] = []
         for row in inputs:
             try:
-                asked.append(self.format_input(self._as_task_sees(row)))
+                prompt = self.format_input(self._as_task_sees(row))
             except Exception as error:
                 failure = _task_failure("format_input", error)
                 self.llm.note_task("task", failure.message)
+                asked.append(failure)
+                continue
+            try:
+                asked.append(with_row_parameters(prompt, row, self.parameter_columns))
+            except GenerationError as failure:
                 asked.append(failure)
         return asked
 
@@ -206,7 +223,10 @@ def required_columns(columns: Sequence[str] | Mapping[str, Any]) -> list[str]:
 
 
 def bookkeeping_columns(generation: Generation, *, raw_input: bool = False, raw_output: bool = False) -> Row:
-    """What is to be known of a generation beside its picture, as columns. latency: seconds; cost: USD."""
+    """What is to be known of a generation beside its picture, as columns.
+
+    latency: seconds; cost: USD; created_at: when its picture came, or its failure (UTC).
+    """
     image = generation.image
     columns: Row = {
         "status": generation.status,
@@ -222,6 +242,13 @@ def bookkeeping_columns(generation: Generation, *, raw_input: bool = False, raw_
         "latency": generation.latency,
         "asked_size": asked_size(generation.parameters),
         "image_size": None if image is None else f"{image.width}x{image.height}",
+        "asked_prompt": generation.prompt or None,
+        "parameters": _json(dict(generation.parameters)),
+        "provider": generation.info.get("provider"),
+        "image_format": None if image is None else image.format,
+        "image_bytes": None if image is None else image.num_bytes,
+        "image_sha256": None if image is None else image.sha256,
+        "created_at": None if generation.created_at is None else datetime.fromtimestamp(generation.created_at, UTC),
     }
     if raw_input:
         columns["raw_input"] = _json({"prompt": generation.prompt, **generation.parameters})
