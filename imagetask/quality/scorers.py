@@ -1,0 +1,69 @@
+"""Scorers of the user's own: functions from a batch of pictures to columns."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from PIL import Image as PILImage
+
+from imagetask.errors import TaskError, UsageError
+
+Score = Callable[[list[PILImage.Image]], Mapping[str, Sequence[Any]]]
+
+BATCH = 32
+"""So many pictures a scorer gets at once, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """A function by its import path; digest: of its module's file."""
+
+    path: str
+    digest: str
+    function: Score
+
+    def score(self, pictures: list[PILImage.Image]) -> pl.DataFrame:
+        """A row for each picture. Raises `TaskError` where the scorer raises, or gives something else than columns."""
+        try:
+            columns = self.function(pictures)
+        except Exception as error:
+            raise TaskError(f"the scorer {self.path} raised {type(error).__name__}: {error}") from error
+        if not isinstance(columns, Mapping) or not columns:
+            raise TaskError(f"the scorer {self.path} gave {type(columns).__name__}: expected a dict of columns")
+        for name, values in columns.items():
+            if isinstance(values, str) or not hasattr(values, "__len__") or len(values) != len(pictures):
+                raise TaskError(
+                    f"the scorer {self.path} gave no {len(pictures)} values in the column {name!r}: expected one for "
+                    "each picture of the batch"
+                )
+        try:
+            return pl.DataFrame({str(name): list(values) for name, values in columns.items()}, strict=True)
+        except (TypeError, pl.exceptions.PolarsError) as error:
+            raise TaskError(f"the scorer {self.path} gave columns of several types: {error}") from error
+
+
+def load_scorer(path: str) -> Scorer:
+    """The function that `my_scorers:score` names; the working folder counts. Raises `UsageError`."""
+    module_name, colon, name = path.partition(":")
+    if not (module_name and colon and name):
+        raise UsageError(f"the scorer {path!r} is no import path: expected my_scorers:score")
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # whatever the user's module raises
+        why = (str(error).splitlines() or [""])[0]
+        raise UsageError(f"the scorer {path!r} cannot be imported: {type(error).__name__}: {why}") from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise UsageError(f"{path!r} is no scorer: {name!r} in {module_name} must be a function of a list of pictures")
+    file = getattr(module, "__file__", None)
+    text = Path(file).read_bytes() if file else path.encode()
+    return Scorer(path, hashlib.blake2b(text, digest_size=8).hexdigest(), function)
