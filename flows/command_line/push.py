@@ -1,0 +1,49 @@
+"""The command `imagetask push`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from imagetask.settings import RunSettings
+
+from .terminal import DONE, if_interrupted, quiet, say
+
+
+def push(
+    folder: Annotated[Path, Parameter(help="Folder of the dataset.")],
+    repo: Annotated[str, Parameter(help="Dataset on the Hub: OWNER/NAME.")],
+    /,
+    *,
+    public: Annotated[bool, Parameter(help="A dataset that is new may be seen by everyone.", negative=())] = False,
+    hub_credentials: Annotated[
+        str | None, Parameter(help="Name of a saved block with a Hub token; default: HF_TOKEN.")
+    ] = None,
+) -> int:
+    """Push the finished dataset in FOLDER to the Hub, or bring it up to date there.
+
+    One commit, made when all files are up; what is there already is not sent again. The same command goes on after
+    whatever stopped it.
+    """
+    RunSettings.checked(source="", out=folder, push_to=repo, hub_credentials=hub_credentials)
+    quiet()
+    from imagetask.layout import Layout, alone_in
+    from imagetask.push import check_folder, check_push
+    from imagetask.push import push as push_dataset
+
+    from ..hub_credentials import hub_token
+
+    layout = Layout(folder.absolute())
+    check_folder(layout)
+    token = hub_token(hub_credentials)
+    with alone_in(layout), if_interrupted("Interrupted. What was sent is kept; the same command goes on."):
+        check_push(repo, token)
+        pushed = push_dataset(layout, repo, token=token, private=not public, told=say)
+    if pushed.commit is None:
+        say(f"nothing is new: {pushed.url}")
+    else:
+        say(f"pushed {pushed.files} files, {pushed.num_bytes / 1e6:,.1f} MB: {pushed.url}")
+    say(f"load it:  datasets.load_dataset({repo!r})")
+    return DONE

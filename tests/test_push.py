@@ -1,0 +1,285 @@
+"""A dataset goes to the Hub whole or not at all, nothing of it twice; what stands in the way is told in a sentence."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from imagetask import push as pushing
+from imagetask.errors import DatasetError, HubError, UsageError
+from imagetask.layout import Layout, read_json
+from imagetask.push import Pushed, check_push, push
+from tests.canary import found
+from tests.command_line import DONE, WRONG_USAGE, environment, imagetask
+from tests.hub_server import SIGNATURE, Commit, HubServer
+from tests.small_datasets import make_dataset
+
+# The client's own: it gives a file to `data=`.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
+
+REPO = "me/cats"
+TOKEN, READER = "hf_writer4711", "hf_reader4711"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(pushing, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
+    with HubServer(tmp_path / "hub") as hub:
+        hub.add_user("me", TOKEN)
+        hub.add_user("me", READER, role="read")
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        yield hub
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    grown(tmp_path / "out", 20)
+    return tmp_path / "out"
+
+
+def grown(out: Path, rows: int) -> None:
+    make_dataset(out, [{"prompt": f"a cat number {number}"} for number in range(rows)], chunk_rows=8)
+
+
+def pushed(out: Path, token: str = TOKEN, **options: Any) -> Pushed:
+    return push(Layout(out), REPO, token=token, **options)
+
+
+def is_whole(commit: Commit) -> bool:
+    """Whether a reader of this commit has a dataset: as many rows as the card says, in the files that it names."""
+    card = yaml.safe_load(commit.files["README.md"].read().decode().split("---\n")[1])
+    info = card["dataset_info"][0] if isinstance(card["dataset_info"], list) else card["dataset_info"]
+    names = [path for path in commit.files if path.startswith("data/")]
+    rows = sum(pq.read_metadata(io.BytesIO(commit.files[path].read())).num_rows for path in names)
+    listed = json.loads(commit.files["imagetask.json"].read())["files"]
+    return bool(rows == info["splits"][0]["num_examples"] and set(listed) <= commit.files.keys())
+
+
+def local_hashes(out: Path) -> dict[str, str]:
+    return {f"data/{file.name}": hashlib.sha256(file.read_bytes()).hexdigest() for file in (out / "data").iterdir()}
+
+
+def hub_hashes(hub: HubServer) -> dict[str, str]:
+    return {path: file.sha256 for path, file in hub.files(REPO, "main").items() if path.startswith("data/")}
+
+
+def test_first_push_makes_a_private_dataset_in_one_commit(hub: HubServer, out: Path) -> None:
+    told: list[str] = []
+    done = pushed(out, told=told.append)
+    assert hub.is_private(REPO)
+    assert [commit.sha for commit in hub.commits(REPO)][1:] == [done.commit]
+    assert hub_hashes(hub) == local_hashes(out)
+    assert is_whole(hub.commits(REPO)[-1])
+    assert (done.url, told[0]) == (f"{hub.url}/datasets/{REPO}", "data/train-00000.parquet: sent, 1 of 2")
+    assert f"load_dataset('{REPO}'" in hub.files(REPO, "main")["README.md"].read().decode().replace('"', "'")
+
+
+def test_push_of_nothing_new_commits_nothing_and_sends_nothing(hub: HubServer, out: Path) -> None:
+    pushed(out)
+    before = len(hub.uploads)
+    assert pushed(out).commit is None
+    assert (len(hub.commits(REPO)), len(hub.uploads)) == (2, before)
+
+
+def test_what_is_added_comes_in_one_commit_and_touches_no_shard(hub: HubServer, out: Path) -> None:
+    pushed(out)
+    before = hub_hashes(hub)
+    grown(out, 27)
+    pushed(out)
+    after, last = hub_hashes(hub), hub.commits(REPO)[-1]
+    assert {path: after[path] for path in before} == before
+    assert [path for path in last.added if path.startswith("data/")] == ["data/train-00001.parquet"]
+    assert is_whole(last)
+    assert after == local_hashes(out)
+
+
+def test_shards_that_are_no_longer_part_of_the_dataset_leave_it(hub: HubServer, out: Path) -> None:
+    pushed(out)
+    grown(out, 27)
+    pushed(out)
+    grown(out, 8)
+    pushed(out)
+    assert hub.commits(REPO)[-1].deleted == ("data/train-00001.parquet",)
+    assert is_whole(hub.commits(REPO)[-1])
+
+
+def test_what_people_wrote_into_the_card_stays(hub: HubServer, out: Path) -> None:
+    hub.put_files(
+        REPO, {"README.md": b"---\nlicense: mit\npretty_name: My cats\n---\nWritten by hand.\n"}, private=True
+    )
+    pushed(out)
+    card = hub.files(REPO, "main")["README.md"].read().decode()
+    assert "license: mit" in card
+    assert "pretty_name: My cats" in card
+    assert "Written by hand." in card
+    hub.put_files(REPO, {"README.md": card.replace("by hand", "by me").encode()})
+    grown(out, 21)
+    pushed(out)
+    assert "Written by me." in hub.files(REPO, "main")["README.md"].read().decode()
+
+
+def test_a_stale_card_in_the_folder_does_no_harm(hub: HubServer, out: Path) -> None:
+    (out / "README.md").write_text("---\ndataset_info: {splits: [{name: train, num_examples: 3}]}\n---\nold\n")
+    pushed(out)
+    assert is_whole(hub.commits(REPO)[-1])
+
+
+PUSH = """
+import sys
+from imagetask.layout import Layout
+from imagetask.push import push
+push(Layout(__import__("pathlib").Path(sys.argv[1])), sys.argv[2], told=lambda line: print(line, flush=True))
+"""
+
+
+def test_killed_twice_in_the_middle_it_goes_on_and_sends_nothing_again(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imagetask.cutting.SHARD_ROWS", 8)
+    out = tmp_path / "out"
+    grown(out, 32)
+    env = {**environment(tmp_path), **hub.env(tmp_path / "home", token=TOKEN), "PYTHONPATH": os.getcwd()}
+    command = [sys.executable, "-c", PUSH, str(out), REPO]
+    for after in (1, 3):
+        hub.slow(r"PUT /uploads/", 0.3)
+        with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL) as process:
+            while len(hub.uploads) < after:
+                assert process.poll() is None
+                time.sleep(0.02)
+            process.kill()
+        hub.recover()
+        assert len(hub.commits(REPO)) == 1, "a reader sees nothing of it"
+        assert (read_json(Layout(out).pushed) or {})["files"].keys() == {f.name for f in (out / "data").iterdir()}
+    subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE)
+    assert hub_hashes(hub) == local_hashes(out)
+    assert is_whole(hub.commits(REPO)[-1])
+    sent = [upload.oid for upload in hub.uploads]
+    assert len(sent) == len(set(sent)) == 4 + 1, "four shards and the contact sheet, each once"
+
+
+@pytest.mark.parametrize(
+    ("fault", "path"),
+    [
+        ({"status": 429, "retry_after": 0}, r"POST .*/commit/"),
+        ({"status": 500}, r"POST .*/commit/"),
+        ({"status": 503}, r"GET /api/datasets/"),
+        ({"status": 500}, r"POST .*/objects/batch"),
+        ({"at": "answer"}, r"POST .*/commit/"),
+        ({"at": "request"}, r"POST .*/commit/"),
+        ({"at": "request"}, r"PUT /uploads/"),
+        ({"at": "body"}, r"GET /api/datasets/"),
+    ],
+    ids=str,
+)
+def test_a_hub_that_refuses_for_now_is_waited_for(hub: HubServer, out: Path, fault: dict[str, Any], path: str) -> None:
+    (hub.drop if "at" in fault else hub.fail)(path, times=2, **fault)
+    pushed(out)
+    whole = [commit for commit in hub.commits(REPO)[1:] if is_whole(commit)]
+    assert len(whole) == len(hub.commits(REPO)) - 1 == 1, "a commit whose answer was lost is not made again"
+    assert hub_hashes(hub) == local_hashes(out)
+
+
+def test_a_hub_that_goes_on_refusing_is_told_and_the_same_push_goes_on(
+    hub: HubServer, out: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pushing, "LONGEST_WAIT", 0.05)
+    hub.fail(r"POST .*/commit/", status=503, times=None)
+    with pytest.raises(HubError, match="HTTP 503; what was sent is kept, and the same command goes on"):
+        pushed(out)
+    hub.recover()
+    before = len(hub.uploads)
+    assert pushed(out).commit
+    assert len(hub.uploads) == before
+    hub.drop(r"PUT /uploads/", at="request", times=None)
+    grown(out, 30)
+    with pytest.raises(HubError) as caught:
+        pushed(out)
+    assert caught.value.__cause__ is None
+    told = str(caught.value) + caplog.text
+    assert SIGNATURE not in told
+    assert TOKEN not in told
+
+
+def test_what_somebody_else_committed_meanwhile_is_kept(hub: HubServer, out: Path) -> None:
+    pushed(out)
+    grown(out, 27)
+    others = iter([b"a note of theirs"])
+
+    def commits_first(line: str) -> None:
+        for note in others:
+            hub.put_files(REPO, {"NOTES.md": note})
+
+    pushed(out, told=commits_first)
+    assert hub.files(REPO, "main")["NOTES.md"].read() == b"a note of theirs"
+    assert is_whole(hub.commits(REPO)[-1])
+
+
+def test_a_name_that_is_taken_is_refused_and_nothing_there_is_touched(
+    hub: HubServer, out: Path, tmp_path: Path
+) -> None:
+    hub.put_files(REPO, {"data/train.csv": b"theirs"}, private=True)
+    before = hub.commits(REPO)
+    with pytest.raises(UsageError, match=r"already holds other files \(data/train.csv, …\): choose another name"):
+        pushed(out)
+    assert hub.commits(REPO) == before
+    grown(tmp_path / "another", 3)
+    push(Layout(tmp_path / "another"), "me/dogs", token=TOKEN)
+    with pytest.raises(UsageError, match="holds another dataset"):
+        push(Layout(out), "me/dogs", token=TOKEN)
+
+
+@pytest.mark.parametrize(
+    ("repo", "token", "says"),
+    [
+        ("you/cats", TOKEN, "of me, who has no part in you: push to me/…"),
+        ("me/cats", READER, "may only read"),
+        ("me/cats", "hf_unknown", "no valid token"),
+        ("me/cats", None, "set HF_TOKEN"),
+    ],
+)
+def test_whoever_may_not_push_is_told_so_before_anything_is_made(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, repo: str, token: str | None, says: str
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
+    with pytest.raises(UsageError, match=says) as caught:
+        check_push(repo, token)
+    assert (token or "hf_") not in str(caught.value)
+    assert not hub.exists(repo)
+
+
+def test_push_itself_tells_of_rights_that_are_missing(hub: HubServer, out: Path) -> None:
+    with pytest.raises(UsageError, match="the token may not push to the dataset me/cats on the Hub"):
+        pushed(out, token=READER)
+    with pytest.raises(UsageError, match=r"no dataset you/cats on the Hub|may not push"):
+        push(Layout(out), "you/cats", token=TOKEN)
+
+
+def test_a_folder_without_a_dataset_is_refused(hub: HubServer, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="expected a folder that imagetask generate wrote"):
+        pushed(tmp_path)
+
+
+def test_the_command_pushes_and_says_how_to_load_it(hub: HubServer, out: Path, tmp_path: Path) -> None:
+    env = hub.env(tmp_path / "home", token=TOKEN)
+    ended = imagetask("push", "out", REPO, cwd=tmp_path, env=env)
+    assert ended.code == DONE, ended.text
+    assert f"datasets.load_dataset('{REPO}')" in ended.text
+    refused = imagetask("push", "out", "cats", cwd=tmp_path, env=env)
+    assert refused.code == WRONG_USAGE
+    assert "expected a dataset on the Hub, as in OWNER/NAME" in refused.text
+    assert found(TOKEN, out) == []
