@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from operator import index
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image as PILImage
 
-from imagetask.card import card_text
+from imagetask.card import card_settings, write_card
+from imagetask.card_counts import count_dataset
 from imagetask.columns import image_columns
-from imagetask.crash_points import reach
+from imagetask.dataset_rows import Row, as_images
 from imagetask.errors import DatasetError
 from imagetask.images import Image
-from imagetask.layout import Layout, alone_in, read_json, write_json, write_whole
+from imagetask.layout import Layout, alone_in, read_json, write_json
 from imagetask.shards import shard_files, transform_shards, write_shards
+from imagetask.shown import GRID_ROWS, dataset_html
 from imagetask.store import GenerationStore
+
+if TYPE_CHECKING:
+    from imagetask.exports import Exported, Format
+    from imagetask.push import Pushed
+
+
+class RowIndexError(DatasetError, IndexError):
+    """There is no row of that number."""
 
 
 class ImageDataset:
     """A dataset folder of images: one row for each generation, with its picture or with why there is none.
 
-    Columns: the source's own, `row_id`, the task's (`image` as struct<bytes, path>, `model_name`), and `status`,
-    `error_kind`, `error_message`, `attempts`, `seed`, `generation`, `reused`, `maybe_billed`, `cost`, `cost_source`,
-    `latency`, `asked_size`, `image_size`.
+    Columns: the source's own, `row_id`, the task's (`image` as struct<bytes, path>, `model_name`), and what there is to
+    know of each picture, as `imagetask.card_columns.MEANINGS` tells.
+    `dataset[0]` is a row, `for row in dataset` gives all of them, a row group in memory at a time. In a notebook the
+    dataset and its rows show their pictures.
     Raises `DatasetError` where the folder is none.
     """
 
@@ -41,6 +54,20 @@ class ImageDataset:
 
     def __len__(self) -> int:
         return sum(pq.read_metadata(file).num_rows for file in self._files)
+
+    def __getitem__(self, row: int) -> Row:
+        """A row by its number (0-based, or from the end). Raises `RowIndexError`, an `IndexError`."""
+        place = self._place(index(row))
+        return Row(self.scan().slice(place, 1).collect().row(0, named=True), self.image_columns, place)
+
+    def __iter__(self) -> Iterator[Row]:
+        names, number = self.image_columns, 0
+        for file in self._files:
+            with pq.ParquetFile(file) as shard:
+                for group in range(shard.num_row_groups):
+                    for values in _frame(shard.read_row_group(group)).iter_rows(named=True):
+                        yield Row(values, names, number)
+                        number += 1
 
     @property
     def image_columns(self) -> list[str]:
@@ -57,17 +84,16 @@ class ImageDataset:
 
         generation: which one, where a row holds several.
         """
-        count = len(self)
-        if not -count <= row < count:
-            raise DatasetError(f"there is no row {row} in {self.folder}: it has {count} rows")
+        place = self._place(row)
         if column not in self.image_columns:
             raise DatasetError(f"{column!r} is no image column of {self.folder}: {', '.join(self.image_columns)} are")
-        cell = self.scan().select(column).slice(row % count, 1).collect().item()
+        cell = self.scan().select(column).slice(place, 1).collect().item()
         if isinstance(cell, pl.Series):
             cell = cell[generation] if -len(cell) <= generation < len(cell) else None
         if isinstance(cell, pl.Series):
             raise DatasetError(f"{column!r} holds lists of lists of pictures: take them from scan()")
-        return None if cell is None or cell["bytes"] is None else Image.from_bytes(cell["bytes"])
+        image: Image | None = as_images(cell)
+        return image
 
     def to_pil(self, row: int, column: str = "image", generation: int = 0) -> PILImage.Image | None:
         """The decoded picture of a row (0-based), or None where its generation failed."""
@@ -80,15 +106,66 @@ class ImageDataset:
         Rows and order stay. A null stays null. Raises `ImageError`, naming column and row, for a cell that is no image,
         and `UsageError` for a missing column; the dataset then is as it was.
         """
-        settings = read_json(_card_settings(self._layout))
-        if settings is None:
+        if read_json(card_settings(self._layout)) is None:
             raise DatasetError(f"{self.folder} was not made by a run of its own: transform a frame of it instead")
         with alone_in(self._layout):
             transform_shards(self._layout, [columns] if isinstance(columns, str) else columns)
-            return _described(self._layout, settings)
+            write_card(self._layout)
+        return ImageDataset(self.folder)
+
+    def score(self, *scorers: str) -> pl.LazyFrame:
+        """Brings the quality columns up to date, and gives all rows with these beside the others, lazily.
+
+        Each picture is scored once. scorers: import paths of your own, as in "my_scorers:score", from now on beside
+        those that there are. Raises `UsageError`, `TaskError`, `StorageError`.
+        """
+        from imagetask.quality import scan_scored, scored
+
+        with alone_in(self._layout):
+            scored(self._layout, scorers)
+            write_card(self._layout)
+        return scan_scored(self._layout)
+
+    def export(self, to: str | Path, format: Format = "parquet", **options: Any) -> Exported:
+        """Writes the rows to the new folder `to` for other tools; options as `imagetask.exports.export`.
+
+        Raises `UsageError`, `DatasetError`.
+        """
+        from imagetask.exports import export
+
+        return export(self._layout, Path(to), format=format, **options)
+
+    def report(self, to: str | Path | None = None) -> Path:
+        """Writes one HTML page to look at the dataset with, and gives its path. Raises `DatasetError`."""
+        from imagetask.report import write_report
+
+        return write_report(self._layout, None if to is None else Path(to))
+
+    def push_to_hub(self, repo: str, *, token: str | None = None, private: bool = True) -> Pushed:
+        """Brings the dataset OWNER/NAME on the Hub up to date; it is made where there is none.
+
+        token: default: HF_TOKEN, or that of the login. private: of one that is made. Raises `UsageError`, `HubError`.
+        """
+        from imagetask.push import push
+
+        with alone_in(self._layout):
+            return push(self._layout, repo, token=token, private=private)
+
+    def _place(self, row: int) -> int:
+        count = len(self)
+        if not -count <= row < count:
+            raise RowIndexError(f"there is no row {row} in {self.folder}: it has {count} rows")
+        return row % count
+
+    def _repr_html_(self) -> str:
+        return dataset_html(self.folder.absolute().name, count_dataset(self._layout), list(islice(self, GRID_ROWS)))
 
     def __repr__(self) -> str:
         return f"ImageDataset({str(self.folder)!r}, rows={len(self)}, image_columns={self.image_columns})"
+
+
+def _frame(group: pa.Table) -> pl.DataFrame:
+    return pl.DataFrame(pl.from_arrow(group))
 
 
 def build_dataset(
@@ -101,36 +178,6 @@ def build_dataset(
     """
     ordered = sorted(manifests, key=lambda m: (settings["model"].index(m["model"]), m["start"]))
     write_shards(layout, ordered, store)
-    write_json(_card_settings(layout), dict(settings))
-    return _described(layout, settings)
-
-
-def _described(layout: Layout, settings: Mapping[str, Any]) -> ImageDataset:
-    """Writes the card of the shards that there are."""
-    dataset, files = ImageDataset(layout.root), shard_files(layout)
-    counts, schema = _counts(files), pq.read_schema(files[0])
-    reach("card: to be written")
-    write_whole(layout.card, card_text(layout.root.name, schema, counts, settings).encode("utf-8", "replace"))
-    reach("card: in place")
-    return dataset
-
-
-def _counts(files: Sequence[Path]) -> dict[str, Any]:
-    """What the card tells of the shards; in memory are two columns of one of them at a time."""
-    rows = images = pending = 0
-    failed = Counter[str]()
-    for file in files:
-        ends = pl.read_parquet(file, columns=["error_kind", "image_size"])
-        rows += ends.height
-        ends = ends.explode("error_kind", "image_size") if isinstance(ends.schema["error_kind"], pl.List) else ends
-        good = ends.filter(pl.col("error_kind").is_null())
-        images += good["image_size"].count()
-        pending += good["image_size"].null_count()
-        failed.update(dict(ends["error_kind"].drop_nulls().value_counts().rows()))
-    num_bytes = sum(file.stat().st_size for file in files)
-    return {"rows": rows, "images": images, "pending": pending, "failed": dict(failed), "bytes": num_bytes}
-
-
-def _card_settings(layout: Layout) -> Path:
-    """What the card says was asked; kept to write the card again."""
-    return layout.state / "card.json"
+    write_json(card_settings(layout), dict(settings))
+    write_card(layout)
+    return ImageDataset(layout.root)

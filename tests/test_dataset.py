@@ -6,6 +6,7 @@ import base64
 import datetime
 import io
 import json
+import re
 import shutil
 from collections.abc import Callable
 from decimal import Decimal
@@ -155,6 +156,81 @@ def test_row_that_is_not_there_is_an_error_that_tells_how_many_there_are(three_r
         three_rows.image(row)
 
 
+def test_row_is_a_mapping_with_its_picture(three_rows: ImageDataset) -> None:
+    row = three_rows[0]
+    assert list(row) == three_rows.scan().collect_schema().names()
+    assert (row["prompt"], row["status"], row.number) == ("a red cat", "done", 0)
+    image = three_rows.image(0)
+    assert image is not None
+    assert row["image"].data == image.data
+    assert three_rows[-1]["prompt"] == "a blue boat"
+    assert three_rows[-1].number == 2
+    assert three_rows[1]["image"] is None
+    assert "image" in row
+    assert "nothing" not in row
+
+
+@pytest.mark.parametrize("row", [3, -4])
+def test_row_number_that_is_not_there_is_an_index_error_too(three_rows: ImageDataset, row: int) -> None:
+    with pytest.raises(IndexError, match=rf"there is no row {row} in .*: it has 3 rows"):
+        three_rows[row]
+    with pytest.raises(DatasetError):
+        three_rows[row]
+
+
+def test_rows_are_iterated_over_all_shards_in_order(references: ImageDataset) -> None:
+    rows = list(references)
+    assert len(list((references.folder / "data").iterdir())) == 3
+    assert [row.number for row in rows] == list(range(5))
+    assert [dict(row, image=None) for row in rows] == references.scan().with_columns(image=None).collect().to_dicts()
+    assert [row["image"].data for row in rows] == [references[number]["image"].data for number in range(5)]
+
+
+def test_dataset_and_rows_show_themselves_as_thumbnails(tmp_path: Path) -> None:
+    rows = [{"prompt": f"<b>cat</b> & {n}" if n else None, "width": 640, "height": 480} for n in range(14)]
+    dataset = make_dataset(tmp_path / "out", rows)
+    shown = dataset._repr_html_()
+    assert "14 rows, 13 images, 1 failed (invalid_input)" in shown
+    assert shown.count("<img ") == 11
+    assert "&lt;b&gt;cat&lt;/b&gt; &amp; 11" in shown
+    assert "&amp; 12" not in shown
+    assert "invalid_input: the prompt is null" in shown
+    assert "<b>cat" not in shown
+    [picture] = pictures_in(dataset[1]._repr_html_())
+    assert picture.size == (384, 288)
+    assert all(max(picture.size) == 160 for picture in pictures_in(shown))
+    assert len(shown) < 200_000
+
+
+def test_failed_row_shows_why_it_has_no_picture(three_rows: ImageDataset) -> None:
+    shown = three_rows[1]._repr_html_()
+    assert "<img" not in shown
+    assert "invalid_input: the prompt is null" in shown
+
+
+def test_row_of_several_generations_shows_each(tmp_path: Path) -> None:
+    grouped = make_dataset(tmp_path / "out", ROWS, task="tests.custom_tasks:Grouped", num_generations=2)
+    assert len(pictures_in(grouped[0]._repr_html_())) == 2
+    assert [image.format for image in grouped[2]["image"]] == ["JPEG", "JPEG"]
+    assert grouped[1]["image"] == [None, None]
+
+
+def test_dataset_scores_and_exports_itself_and_its_card_tells_of_the_scores(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path / "out", ROWS)
+    scored = dataset.score().collect()
+    assert scored.select(dataset.scan().collect_schema().names()).equals(dataset.scan().collect())
+    assert scored["blank"].to_list() == [False, None, False]
+    assert "config_name: quality" in (dataset.folder / "README.md").read_text()
+    exported = dataset.export(tmp_path / "kept", keep="status = 'done' AND prompt LIKE '%cat'")
+    assert (exported.rows, exported.left_out) == (1, 2)
+    assert [row["prompt"] for row in ImageDataset(tmp_path / "kept")] == ["a red cat"]
+
+
+def pictures_in(html: str) -> list[PILImage.Image]:
+    found = re.findall('src="data:image/jpeg;base64,([^"]+)"', html)
+    return [PILImage.open(io.BytesIO(base64.b64decode(data))) for data in found]
+
+
 def test_column_without_pictures_is_an_error_that_names_those_with(three_rows: ImageDataset) -> None:
     with pytest.raises(DatasetError, match=r"'prompt' is no image column of .*: image are"):
         three_rows.to_pil(0, "prompt")
@@ -172,7 +248,7 @@ def test_picture_of_a_list_is_taken_by_its_generation(tmp_path: Path) -> None:
     assert grouped.to_pil(0, generation=2) is None
     assert grouped.to_pil(1, generation=0) is None
     assert "3 rows and 4 images" in (grouped.folder / "README.md").read_text()
-    assert "Failed: 2 (invalid_input 2)." in (grouped.folder / "README.md").read_text()
+    assert "| failed: `invalid_input` | 2 |" in (grouped.folder / "README.md").read_text()
 
 
 def test_only_columns_of_pictures_are_image_columns_whatever_others_are_named(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ import pytest
 from imagetask_flows.outcome import ended_early, finished
 from imagetask_flows.watching.contact_sheets import dataset_sheet
 from imagetask_flows.watching.failures_told import MEANINGS, examples
-from imagetask_flows.watching.markdown import block, code, pairs, text
 from imagetask_flows.watching.report import publish_report
 from markdown_it import MarkdownIt
 from PIL import Image as PILImage
@@ -26,6 +25,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from imagetask import Image, ImageGeneration
 from imagetask.dataset import build_dataset
 from imagetask.errors import RunStopped
+from imagetask.markdown import block, code, pairs, text
 from imagetask.models.treatments import TREATMENTS
 from imagetask.parts import finished_chunks, part_path
 from imagetask.store import GenerationStore

@@ -15,6 +15,7 @@ from prefect.client.orchestration import SyncPrefectClient
 
 from imagetask.errors import StorageError
 from imagetask.layout import write_whole
+from imagetask.markdown import code, picture
 from imagetask.models.redact import told
 from imagetask.settings import RunSettings
 
@@ -22,7 +23,6 @@ from ..models_in_use import budget_reached
 from ..monitoring import Progress
 from ..outcome import Ending, ended_early, finished
 from .contact_sheets import SHOWN_NEWEST, NewestImages
-from .markdown import code, picture
 from .posting import RunArtifact, artifact_key, impatient_client
 from .progress_text import progress_text
 from .telling import is_cancelled

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
+from imagetask.markdown import code, pairs, text
 from imagetask.models import AsyncImageGenerationModel, model_class, split_model
 from imagetask.settings import RunSettings
 
 from ..monitoring import Progress
 from ..outcome import Ending
 from ..wording import by_kind, dollars, duration
-from .markdown import code, pairs, text
 
 _BAR = 40
 _RELOAD = "; reload the page to see newer"

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TypeVar
 
 from imagetask.layout import Layout, write_whole
+from imagetask.markdown import block, code, pairs, picture, text
 from imagetask.models.redact import told
 from imagetask.plan import read_plan
 from imagetask.runs import Counts, Run, counts_of_parts
@@ -23,7 +24,6 @@ from ..resume_command import command_of
 from ..wording import duration
 from .contact_sheets import SAMPLED, NewestImages, dataset_sheet
 from .failures_told import Example, examples, meaning, next_run
-from .markdown import block, code, pairs, picture, text
 from .posting import RunArtifact, artifact_key, impatient_client
 from .progress_text import cost_told, failed_told
 
