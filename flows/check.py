@@ -14,11 +14,14 @@ from imagetask.settings import RunSettings
 from imagetask.store import GenerationStore
 
 from .accounts import make_model
+from .hub_credentials import hub_token
 
 
 def check_before_start(settings: RunSettings) -> None:
     """Raises `UsageError` for a source, task, model or folder that cannot work, `RunStopped` for a missing key."""
     check_source(settings)
+    if settings.hub_credentials is None:
+        check_hub(settings)
     check_store(settings)
     check_models(settings)
 
@@ -28,13 +31,22 @@ def check_source(settings: RunSettings) -> None:
     settings.layout.check()
     if is_running(settings.layout):
         raise DatasetError(f"another run is writing into {settings.out}: wait for it to end, or stop it")
-    open_source(settings)
+    if settings.hub_credentials is None:  # else the block, which is on the server, has its say later
+        open_source(settings)
 
 
 def check_store(settings: RunSettings) -> None:
     """Raises `UsageError` for an object store that cannot be opened; it is not asked for anything yet."""
     if "://" in settings.store_url:
         GenerationStore(settings.store_url)
+
+
+def check_hub(settings: RunSettings) -> None:
+    """Raises `UsageError` where the token cannot write to the dataset that the run is to push to, `HubError`."""
+    if settings.push_to is not None:
+        from imagetask.push import check_push
+
+        check_push(settings.push_to, hub_token(settings.hub_credentials))
 
 
 def check_models(settings: RunSettings) -> None:

@@ -16,9 +16,13 @@ from imagetask.settings import RunSettings
 
 from .command_line.blocks import blocks
 from .command_line.deploy import register as register_deployments
+from .command_line.export import export
 from .command_line.options import Options, Out, Sources
+from .command_line.push import push
 from .command_line.retry import retry
 from .command_line.running import KEPT, run_flow
+from .command_line.score import score
+from .command_line.standard_input import STANDARD_INPUT, saved_standard_input
 from .command_line.terminal import (
     DONE,
     SOME_FAILED,
@@ -45,8 +49,13 @@ app = App(
     print_error=False,
 )
 register_deployments(app)
-app.command(retry)
-app.command(blocks)
+for command in (retry, score, export, push, blocks):
+    app.command(command)
+
+
+def _read(source: tuple[str, ...], out: Path) -> tuple[str, ...]:
+    """The words of SOURCE, with a file in place of standard input. Raises `UsageError`."""
+    return (saved_standard_input(out),) if source == (STANDARD_INPUT,) else source
 
 
 @app.command
@@ -57,13 +66,15 @@ def generate(*source: Sources, out: Out, options: Annotated[Options, Parameter(n
     Keys come from a block (--credentials), or from OPENAI_API_KEY or HF_TOKEN.
     Exit codes: 0 all rows done, 3 finished with failed rows, 4 a budget was reached, 1 stopped, 2 wrong usage.
     """
-    parameters = options.parameters(source, out)
+    parameters = options.parameters(_read(source, out), out)
     settings = RunSettings.checked(**parameters)
     quiet()
-    from .check import check_models, check_source
+    from .check import check_hub, check_models, check_source
     from .embedded_server import EmbeddedServer
 
     check_source(settings)
+    if settings.hub_credentials is None:
+        check_hub(settings)
     server = EmbeddedServer()
     check_models(settings)
     return run_flow("generate_images", parameters, out, settings, server)
@@ -80,7 +91,7 @@ def preview(
 
     The images are kept: `generate` with the same --out does not ask for them again.
     """
-    settings = RunSettings.checked(**options.parameters(source, out))
+    settings = RunSettings.checked(**options.parameters(_read(source, out), out))
     if rows < 1:
         raise UsageError(f"--rows {rows}: expected at least 1")
     quiet()
@@ -142,7 +153,7 @@ def _told(error: Exception | KeyboardInterrupt) -> int:
 def main() -> None:
     """Entry point of the command `imagetask`."""
     try:
-        code = app(sys.argv[1:])
+        code = app([STANDARD_INPUT if word == "-" else word for word in sys.argv[1:]])
     except CycloptsError as error:
         code = _told(UsageError(wrong_words(error)))
     except (ImageTaskError, KeyboardInterrupt) as error:

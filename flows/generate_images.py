@@ -15,13 +15,13 @@ from prefect.runtime import flow_run
 
 from imagetask.chunks import run_chunk
 from imagetask.dataset import build_dataset
-from imagetask.errors import ImageTaskError, RunStopped, StorageError, UsageError
+from imagetask.errors import HubError, ImageTaskError, RunStopped, StorageError, UsageError
 from imagetask.layout import alone_in
 from imagetask.lost_images import lacks_images
 from imagetask.models import MAX_CONCURRENCY
 from imagetask.parts import finished_chunks, is_final, read_manifest, sweep_parts
 from imagetask.placeholders import remake_placeholders, void_listed
-from imagetask.plan import Chunk, Plan, make_plan, plan_again
+from imagetask.plan import Chunk, Plan, make_plan, plan_again, read_plan
 from imagetask.retry_settings import Retry
 from imagetask.retrying import mark_failed, marked, note_instead
 from imagetask.runs import Counts, Run, counts_of_parts
@@ -30,8 +30,10 @@ from imagetask.store import GenerationStore
 
 from . import monitoring
 from .accounts import named_model
+from .check import check_hub
 from .chunk_runs import chunk_runs
 from .estimate import estimate
+from .hub_credentials import hub_token
 from .models_in_use import budget_reached, closing_models, identity_instead, open_model, stop_models
 from .monitoring import Progress
 from .naming import run_name
@@ -89,10 +91,11 @@ def generate_chunk(folder: str, model: str, start: int, stop: int, digest: str) 
     return {"digest": digest, "rows": manifest["rows"], "failed": manifest["failed"]}
 
 
-_ON_THE_CARD = {"task", "prompt_column", "num_generations", "param", "width", "height"} | {
+_ON_THE_CARD = {"task", "prompt_column", "prompt", "param_column", "num_generations", "param", "width", "height"} | {
     "negative_prompt",
     "num_inference_steps",
     "guidance_scale",
+    "license",
 }
 
 
@@ -104,9 +107,35 @@ def transform_columns_to_image(folder: str, chunks: list[dict[str, Any]]) -> int
     if None in manifests:
         raise StorageError(f"a part is missing in {settings.layout.parts}: run the same command again to make it anew")
     told = settings.model_dump(mode="json", include=_ON_THE_CARD, exclude_defaults=True)
-    told |= {"model": settings.model, "seed": settings.seed}
+    told |= {"model": settings.model, "seed": settings.seed, "sources": _sources(settings)}
     dataset = build_dataset(settings.layout, [m for m in manifests if m], GenerationStore(settings.store_url), told)
     return len(dataset)
+
+
+def _sources(settings: RunSettings) -> list[str]:
+    plan = read_plan(settings.layout)
+    return list(plan.sources) if plan else []
+
+
+def _hub_may_answer(_task: Any, _run: Any, state: State[Any]) -> bool:
+    return isinstance(state.result(raise_on_failure=False), HubError)
+
+
+@task(
+    name="push-to-hub",
+    task_run_name="{folder} to {repo}",
+    persist_result=False,
+    retries=2,
+    retry_delay_seconds=[30, 120],
+    retry_condition_fn=_hub_may_answer,
+)
+def push_to_hub(folder: str, repo: str) -> str:
+    """Brings the dataset on the Hub up to date; gives its URL."""
+    from imagetask.push import push
+
+    settings, log = Run.read(folder).settings, get_run_logger()
+    pushed = push(settings.layout, repo, token=hub_token(settings.hub_credentials), told=log.info)
+    return pushed.url
 
 
 @flow(
@@ -124,6 +153,9 @@ def generate_images(
     credentials: str | None = None,
     task: str = DEFAULT_TASK,
     prompt_column: str | None = None,
+    prompt: str | None = None,
+    param_column: dict[str, str] | None = None,
+    row_id_column: str | None = None,
     rename: dict[str, str] | None = None,
     num_generations: int | None = None,
     seed: int = 0,
@@ -148,6 +180,9 @@ def generate_images(
     rebuild: bool = False,
     runner: Runner = "threads",
     dask_address: str | None = None,
+    license: str | None = None,
+    push_to: str | None = None,
+    hub_credentials: str | None = None,
 ) -> Any:
     """Generates an image for every row of a table of prompts, and makes a dataset of them.
 
@@ -221,10 +256,11 @@ def recorded(settings: RunSettings, retry: Retry | None = None) -> State[Any]:
 
 def _planned(settings: RunSettings, retry: Retry | None) -> Plan:
     """The plan: of the source, or for a retry that of the last run, in which the failed rows are marked."""
+    check_hub(settings)
     void_listed(settings.layout, GenerationStore(settings.store_url))
     models = [named_model(settings, model, retry) for model in settings.model]
     if retry is None:
-        return make_plan(settings, models)
+        return make_plan(settings, models, hub_token(settings.hub_credentials))
     mark_failed(settings.layout, retry.kind)
     for model in settings.model if retry.elsewhere else ():
         note_instead(settings.layout, model, identity_instead(settings, model, retry))
@@ -279,6 +315,8 @@ def _generated(settings: RunSettings, plan: Plan, progress: Progress, retry: Ret
     _check_failed(settings, counts.failed_rows)
     transform_columns_to_image(str(settings.out), [asdict(chunk) for chunk in plan.chunks])
     sweep_parts(layout, plan.chunks)
+    if settings.push_to is not None:
+        push_to_hub(str(settings.out), settings.push_to)
     return counts
 
 

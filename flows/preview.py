@@ -25,6 +25,7 @@ from imagetask.tried_instead import tried_instead
 from .accounts import Account, account_of, managed_model
 from .check import check_before_start
 from .estimate import known_price
+from .hub_credentials import hub_token
 from .models_in_use import budget_of
 from .wording import dollars, duration
 
@@ -81,7 +82,7 @@ def preview_rows(settings: RunSettings, rows: int) -> Preview:
 
 
 def _previewed(settings: RunSettings, rows: int) -> Preview:
-    frame, marks, total = first_rows(settings, rows)
+    frame, marks, total = first_rows(settings, rows, hub_token(settings.hub_credentials))
     budget = budget_of(settings)
     tried: list[Generation] = []
     calls = left = 0

@@ -244,7 +244,19 @@ def test_the_run_form_refuses_what_would_be_wrong_on_a_worker(parameters: dict[s
 
 
 REFUSED: dict[str, list[Any]] = {
-    "source": ["s3://bucket/p.csv", "/mnt/s3://p.csv", ["/a.csv", "https://host/b.csv"], "~nobody-of-the-name/p.csv"],
+    "source": [
+        "s3://me:pass5word@bucket/p.csv",
+        "s3://bucket/p.csv?key=pass5word",
+        "hf://models/a/b",
+        "/mnt/s3://p.csv",
+        ["/a.csv", "https://host/b.csv"],
+        "~nobody-of-the-name/p.csv",
+    ],
+    "prompt": ["a {}", "a {b!r}", "a {b:>10}", "a } b", "a {b"],
+    "param_column": [{"prompt": "text"}],
+    "push_to": ["name", "owner/name/more", "https://host/owner/name", "/name", ""],
+    "hub_credentials": ["hf_pass5word", "my block"],
+    "license": ["My own", ""],
     "out": ["~nobody-of-the-name/out"],
     "model": ["dall-e:3", ["placeholder", "dall-e"], [], ["placeholder", "placeholder"], "Placeholder"],
     "base_url": [

@@ -24,7 +24,13 @@ def _option(name: str, group: Group, prefix: str = "") -> Parameter:
     return Parameter(help=f"{prefix}{field.description}{default}", group=group, negative=())
 
 
-Sources = Annotated[str, Parameter(help="CSV, TSV, JSON lines or Parquet: files or globs.")]
+Sources = Annotated[
+    str,
+    Parameter(
+        help="CSV, TSV, JSON lines or Parquet, also packed (.gz, .zst): files, globs, hf://datasets/…, s3://…; or - "
+        "for standard input."
+    ),
+]
 Out = Annotated[Path, Parameter(help=RunSettings.model_fields["out"].description, group=_RUN)]
 
 
@@ -37,6 +43,8 @@ class Options:
     credentials: Annotated[str | None, _option("credentials", _MODEL)] = None
     task: Annotated[str | None, _option("task", _MODEL)] = None
     prompt_column: Annotated[str | None, _option("prompt_column", _MODEL)] = None
+    prompt: Annotated[str | None, _option("prompt", _PICTURE)] = None
+    param_column: Annotated[list[str] | None, _option("param_column", _PICTURE, "PARAM=COLUMN; repeatable. ")] = None
     num_generations: Annotated[int | None, _option("num_generations", _PICTURE)] = None
     seed: Annotated[int | None, _option("seed", _PICTURE)] = None
     width: Annotated[int | None, _option("width", _PICTURE)] = None
@@ -46,6 +54,7 @@ class Options:
     guidance_scale: Annotated[float | None, _option("guidance_scale", _PICTURE)] = None
     param: Annotated[list[str] | None, _option("param", _PICTURE, "KEY=VALUE, JSON or text; repeatable. ")] = None
     rename: Annotated[list[str] | None, _option("rename", _RUN, "OLD=NEW; repeatable. ")] = None
+    row_id_column: Annotated[str | None, _option("row_id_column", _RUN)] = None
     limit: Annotated[int | None, _option("limit", _RUN)] = None
     chunk_rows: Annotated[int | None, _option("chunk_rows", _RUN)] = None
     max_concurrency: Annotated[int | None, _option("max_concurrency", _RUN)] = None
@@ -61,6 +70,9 @@ class Options:
     rebuild: Annotated[bool | None, _option("rebuild", _RUN)] = None
     runner: Annotated[str | None, _option("runner", _RUN)] = None
     dask_address: Annotated[str | None, _option("dask_address", _RUN)] = None
+    license: Annotated[str | None, _option("license", _RUN)] = None
+    push_to: Annotated[str | None, _option("push_to", _RUN)] = None
+    hub_credentials: Annotated[str | None, _option("hub_credentials", _RUN)] = None
 
     def parameters(self, source: tuple[str, ...], out: Path) -> dict[str, Any]:
         """The flow's parameters: what was given, by name. Raises `UsageError`."""
@@ -72,6 +84,8 @@ class Options:
             given["param"] = {key: _json_or_text(value) for key, value in _pairs("param", "KEY=VALUE", self.param)}
         if self.rename is not None:
             given["rename"] = dict(_pairs("rename", "OLD=NEW", self.rename))
+        if self.param_column is not None:
+            given["param_column"] = dict(_pairs("param-column", "PARAM=COLUMN", self.param_column))
         return {"source": source[0] if len(source) == 1 else list(source), "out": str(out), **given}
 
 

@@ -14,16 +14,22 @@ from prefect import Flow
 from prefect.utilities.callables import ParameterSchema
 
 from imagetask.models import BACKENDS
-from imagetask.settings import BLOCK_NAME, SECRET_NAME, RunSettings, without_null
+from imagetask.settings import BLOCK_NAME, HUB_NAME, LICENSE_ID, SECRET_NAME, RunSettings, without_null
+from imagetask.templates import TEMPLATE
 
 _ABSOLUTE = r"^(?!.*://)(/|~(/|$)|[A-Za-z]:[\\/])"
+_URL = r"^hf://datasets/[^?]+$|^(s3|gs|az)://[^/@?]+/[^?]*$"
 _HOST = r"(\[[0-9A-Fa-f:.]+\](:[0-9]*)?|[^/@?\[\]]+)"
 _PATTERNS = {
-    "source": _ABSOLUTE,
+    "source": rf"{_ABSOLUTE}|{_URL}",
     "out": _ABSOLUTE,
     "model": rf"^({'|'.join(BACKENDS)})(:.+)?$",
     "base_url": rf"^https?://{_HOST}(/[^?]*)?$",
     "credentials": BLOCK_NAME,
+    "hub_credentials": BLOCK_NAME,
+    "prompt": rf"^{TEMPLATE}$",
+    "push_to": rf"^{HUB_NAME}$",
+    "license": rf"^{LICENSE_ID}$",
     "task": r"^[^:]+:[^:]+$",
     "dask_address": r"^(tcp://|tls://)?[^\s/@?]+:[0-9]+$",
     "store": rf"{_ABSOLUTE}|^[a-z0-9]+://[^/@?]*(/[^?]*)?$",
@@ -34,7 +40,7 @@ _DEEP = 3
 """So many levels below those of `param` itself are checked before there is a run; `RunSettings` checks all."""
 
 _LEADS = {
-    "source": "Absolute paths on the worker's machine. ",
+    "source": "Absolute paths on the worker's machine, or URLs. ",
     "out": "An absolute path on the worker's machine. ",
 }
 
@@ -73,6 +79,8 @@ def _property(name: str, schema: dict[str, Any], parameter: inspect.Parameter, p
         schema = {"description": schema["description"], "anyOf": _one_or_several(_PATTERNS[name], several)}
     elif name in _PATTERNS:
         schema["pattern"] = _PATTERNS[name]
+    elif name == "param_column":
+        schema["propertyNames"] = {"not": {"const": "prompt"}}
     elif name == "param":
         schema |= _no_secret_names(_DEEP)
     schema["description"] = _LEADS.get(name, "") + schema["description"]
@@ -104,4 +112,4 @@ def sent_parameters(settings: RunSettings) -> dict[str, Any]:
 
 
 def _absolute(path: str) -> str:
-    return str(Path(path).expanduser().absolute())
+    return path if "://" in path else str(Path(path).expanduser().absolute())
