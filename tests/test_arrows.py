@@ -21,16 +21,19 @@ LIBRARY = Path(imagetask.__file__).parent
 FLOWS = Path(imagetask_flows.__file__).parent
 
 ROOMS: list[set[str]] = [
-    {"blocks", "runs", "dataset", "placeholders"},
+    {"blocks", "dataset", "placeholders"},
+    {"exports", "report", "push"},
+    {"quality", "runs"},
     {"retrying"},
-    {"chunks", "shards", "card"},
+    {"card"},
+    {"chunks", "shards"},
     {"parts"},
     {"plan"},
     {"settings", "sources", "columns"},
-    {"tasks"},
+    {"tasks", "templates", "source_urls"},
     {"models"},
     {"store"},
-    {"layout", "drawing"},
+    {"layout", "drawing", "hub"},
     {"images"},
     {"errors", "crash_points"},
 ]
@@ -38,6 +41,18 @@ ROOMS: list[set[str]] = [
 
 INSIDE = {
     "snapshot": "plan",
+    "published": "layout",
+    "source_prompts": "sources",
+    "source_files": "sources",
+    "source_hub": "sources",
+    "source_objects": "sources",
+    "card_columns": "card",
+    "card_counts": "card",
+    "card_front": "card",
+    "card_sheet": "card",
+    "markdown": "card",
+    "dataset_rows": "dataset",
+    "shown": "dataset",
     "source_faults": "sources",
     "column_types": "sources",
     "source_rows": "sources",
