@@ -1,0 +1,119 @@
+"""Scoring a dataset's pictures: how many a second, at which peak memory; and the groups of a million hashes.
+
+    python benchmarks/quality.py            # 4,000 JPEGs of 512 × 512 px and 100 KB; a million random hashes
+    python benchmarks/quality.py --short    # 400 JPEGs, 100,000 hashes
+
+No two JPEGs are the same. Each figure is of a process of its own, without Prefect; what it reads was just written, so
+that the cache is warm. The bar is that of the peak: a row group of pictures, whatever their number. Times are told
+alone, since other work on the machine changes them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.image_columns import make_large, step  # noqa: E402
+from imagetask.layout import Layout  # noqa: E402
+from imagetask.quality import scored  # noqa: E402
+from imagetask.quality.groups import first_alike  # noqa: E402
+
+MEMORY_BAR = 400
+
+
+def make(folder: Path, images: int) -> dict[str, float]:
+    make_large(folder, images)
+    return step(folder)
+
+
+def score(folder: Path) -> dict[str, float]:
+    """Seconds of CPU and of the clock of scoring a dataset, and this process's peak memory (MB)."""
+    started, cpu = time.perf_counter(), time.process_time()
+    scored(Layout(folder))
+    return _spent(started, cpu)
+
+
+def group(count: int) -> dict[str, float]:
+    """The same of finding the groups of so many random hashes."""
+    hashes = np.random.default_rng(0).integers(0, 2**64, (count, 4), np.uint64)
+    started, cpu = time.perf_counter(), time.process_time()
+    if (first_alike(hashes) != np.arange(count)).any():
+        raise SystemExit("random hashes were found alike")
+    return _spent(started, cpu)
+
+
+def _spent(started: float, cpu: float) -> dict[str, float]:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    return {"seconds": time.perf_counter() - started, "cpu": time.process_time() - cpu, "peak_mb": peak}
+
+
+def _in_its_own_process(*arguments: object) -> dict[str, float]:
+    command = [sys.executable, __file__, *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
+    figures: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    return figures
+
+
+def measure(images: int, hashes: int) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "dataset"
+        _in_its_own_process("--make", folder, images)
+        first = _in_its_own_process("--score", folder)
+        again = _in_its_own_process("--score", folder)
+    grouped = _in_its_own_process("--group", hashes)
+    return {
+        "scored, pictures/s": images / first["seconds"],
+        "scored, ms of CPU a picture": first["cpu"] / images * 1000,
+        "scored, peak MB": first["peak_mb"],
+        "scored again, s": again["seconds"],
+        f"groups of {hashes:,} hashes, s": grouped["seconds"],
+        f"groups of {hashes:,} hashes, peak MB": grouped["peak_mb"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--short", action="store_true", help="a tenth of the pictures and of the hashes")
+    parser.add_argument("--json", type=Path, help="where to write the figures")
+    parser.add_argument("--make", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--score", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--group", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if alone := _own_process(options):
+        print(json.dumps(alone))
+        return
+    figures = measure(400, 100_000) if options.short else measure(4_000, 1_000_000)
+    for name, value in figures.items():
+        print(f"{name:40}{value:10.2f}")
+    print(f"{'cores':40}{os.cpu_count() or 1:10d}")
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1))
+    if figures["scored, peak MB"] > MEMORY_BAR:
+        sys.exit("a bar was not reached")
+
+
+def _own_process(options: argparse.Namespace) -> dict[str, float] | None:
+    """What a process was started for; None for the one that starts them."""
+    if options.make:
+        return make(Path(options.make[0]), int(options.make[1]))
+    if options.score:
+        return score(options.score)
+    return group(options.group) if options.group else None
+
+
+if __name__ == "__main__":
+    main()
