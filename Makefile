@@ -43,7 +43,7 @@ lint: $(VENV)/.made
 types: $(VENV)/.installed
 	$(BIN)/mypy
 
-BENCHMARKS := throughput cpu_per_image profiled image_columns flat_memory nothing_to_do start_up two_workers object_store task_runs rate_limit_storm
+BENCHMARKS := throughput cpu_per_image profiled image_columns flat_memory nothing_to_do start_up two_workers object_store hub_push quality report_page task_runs rate_limit_storm
 
 # All but the two below, one after the other, also where one misses a bar: it is named at the end.
 bench: $(VENV)/.installed

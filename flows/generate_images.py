@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -46,6 +47,9 @@ from .watching.run_logs import run_logs, without_tracebacks
 from .watching.telling import CANCELLED, cancelling, tag_run, tell_dead
 from .wording import by_kind
 from .worker_processes import note_chunk, wait_for_share
+
+PUSH_LOG = logging.getLogger("imagetask.push")
+"""What a push tells, in the log of the run and on the terminal."""
 
 without_tracebacks()
 
@@ -125,16 +129,17 @@ def _hub_may_answer(_task: Any, _run: Any, state: State[Any]) -> bool:
     name="push-to-hub",
     task_run_name="{folder} to {repo}",
     persist_result=False,
-    retries=2,
-    retry_delay_seconds=[30, 120],
+    retries=1,
+    retry_delay_seconds=60,
     retry_condition_fn=_hub_may_answer,
 )
 def push_to_hub(folder: str, repo: str) -> str:
     """Brings the dataset on the Hub up to date; gives its URL."""
     from imagetask.push import push
 
-    settings, log = Run.read(folder).settings, get_run_logger()
-    pushed = push(settings.layout, repo, token=hub_token(settings.hub_credentials), told=log.info)
+    settings = Run.read(folder).settings
+    pushed = push(settings.layout, repo, token=hub_token(settings.hub_credentials), told=PUSH_LOG.info)
+    PUSH_LOG.info("pushed: %s" if pushed.commit else "nothing is new: %s", pushed.url)
     return pushed.url
 
 

@@ -14,7 +14,10 @@ def hub_token(name: str | None) -> str | None:
         return None
     from imagetask.blocks import load_block
 
-    token = load_block("inference-endpoints", name).api_key
+    try:
+        token = load_block("inference-endpoints", name).api_key
+    except UsageError as error:
+        raise UsageError(str(error).replace("--credentials", "--hub-credentials", 1)) from error
     if token is None:
         raise UsageError(f"--hub-credentials {name}: the block holds no token")
     return token.get_secret_value()

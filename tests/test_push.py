@@ -281,5 +281,5 @@ def test_the_command_pushes_and_says_how_to_load_it(hub: HubServer, out: Path, t
     assert f"datasets.load_dataset('{REPO}')" in ended.text
     refused = imagetask("push", "out", "cats", cwd=tmp_path, env=env)
     assert refused.code == WRONG_USAGE
-    assert "expected a dataset on the Hub, as in OWNER/NAME" in refused.text
+    assert "'cats' is no name of a dataset on the Hub: expected OWNER/NAME" in refused.text
     assert found(TOKEN, out) == []

@@ -100,6 +100,7 @@ def test_packed_parquet_and_json_lines_are_read_too(tmp_path: Path) -> None:
         ("p.csv", gzip.compress(CSV), "the bytes are gzip, not text; name the file so, with .gz at its end"),
         ("p.txt.gz", gzip.compress(CSV), "has no suffix that says its format"),
     ],
+    ids=["gzip cut", "zstd cut", "no gzip", "no zstd", "empty", "empty inside", "quotes", "bytes", "packed", "suffix"],
 )
 def test_what_is_wrong_with_a_packed_file_is_told_by_its_name(
     tmp_path: Path, cache: Path, name: str, data: bytes, says: str

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from imagetask.settings import RunSettings
+from imagetask.errors import UsageError
+from imagetask.settings import HUB_NAME, RunSettings
 
 from .terminal import DONE, if_interrupted, quiet, say
 
@@ -27,7 +29,9 @@ def push(
     One commit, made when all files are up; what is there already is not sent again. The same command goes on after
     whatever stopped it.
     """
-    RunSettings.checked(source="", out=folder, push_to=repo, hub_credentials=hub_credentials)
+    if not re.fullmatch(HUB_NAME, repo):
+        raise UsageError(f"{repo!r} is no name of a dataset on the Hub: expected OWNER/NAME")
+    RunSettings.checked(source="", out=folder, hub_credentials=hub_credentials)
     quiet()
     from imagetask.layout import Layout, alone_in
     from imagetask.push import check_folder, check_push

@@ -47,15 +47,21 @@ class _OnTerminal(logging.Handler):
         say(record.getMessage())
 
 
+_TOLD = {"imagetask.store": logging.WARNING, "imagetask.push": logging.INFO}
+"""Logs whose lines stand on the terminal too, from which level on: what is found damaged in the store and made again,
+for it may be paid for again; and how far a push is."""
+
+
 @contextmanager
-def _store_told() -> Iterator[None]:
-    """What is found damaged in the store, and is made again, is told here too: it may be paid for again."""
-    handler, log = _OnTerminal(logging.WARNING), logging.getLogger("imagetask.store")
-    log.addHandler(handler)
+def _told_here() -> Iterator[None]:
+    handlers = {logging.getLogger(name): _OnTerminal(level) for name, level in _TOLD.items()}
+    for log, handler in handlers.items():
+        log.addHandler(handler)
     try:
         yield
     finally:
-        log.removeHandler(handler)
+        for log, handler in handlers.items():
+            log.removeHandler(handler)
 
 
 def _ended(name: str, parameters: dict[str, Any], server: EmbeddedServer) -> tuple[str | None, dict[str, Any]]:
@@ -69,7 +75,7 @@ def _ended(name: str, parameters: dict[str, Any], server: EmbeddedServer) -> tup
     from .progress_bar import shown
 
     wait_for_server()
-    with shown(console), _store_told():
+    with shown(console), _told_here():
         flow: Any = {"generate_images": generate_images, "retry_failed": retry_failed}[name]
         state = flow(**parameters, return_state=True)
         return state.name, state.result()

@@ -79,7 +79,7 @@ def check_push(repo: str, token: str | None = None) -> None:
     role = (user.get("auth") or {}).get("accessToken", {}).get("role")
     if role == "read":
         raise UsageError(f"the token may only read, and cannot push to {repo}: give one that may write")
-    owners = [user["name"], *(org["name"] for org in user.get("orgs") or [])]
+    owners = [user["name"], *(org["name"] for org in user.get("orgs") or [] if org.get("roleInOrg") != "read")]
     if owner not in owners:
         raise UsageError(f"the token is of {user['name']}, who has no part in {owner}: push to {user['name']}/…")
 
