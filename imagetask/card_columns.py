@@ -39,6 +39,7 @@ MEANINGS: Mapping[str, str] = {
     "blank": "all of the picture has one colour",
     "blur": "variance of the Laplacian of the grey picture: the lower, the more blurred",
     "phash": "perceptual hash, 256 bits in hex; pictures that look alike differ in few bits",
+    "signature": "what near-duplicates are confirmed by: a second hash, and mean colours, in hex",
     "aspect": "width over height",
     "colourfulness": "Hasler and Süsstrunk's: 0 is grey, above 100 extremely colourful",
     "near_duplicate_group": "number of the first row of pictures that look alike; null where none does",

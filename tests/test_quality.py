@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import io
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +21,9 @@ from imagetask import ImageDataset, ImageRequest, PlaceholderImageGeneration
 from imagetask.errors import DatasetError, TaskError, UsageError
 from imagetask.layout import Layout
 from imagetask.quality import keep_expression, scan_scored, scored
-from imagetask.quality.groups import first_alike
+from imagetask.quality.groups import alike_pictures, first_alike
 from imagetask.quality.measures import measure
+from imagetask.quality.table import GROUPS
 from imagetask.shards import transform_shards
 from tests.small_datasets import make_dataset
 
@@ -70,10 +75,9 @@ def synthetic(count: int) -> list[bytes]:
     return [encoded(PILImage.fromarray(cloud).resize((96, 96), PILImage.Resampling.BICUBIC)) for cloud in clouds]
 
 
-def hashes(pictures: list[bytes]) -> Any:
-    found = [measure(data) for data in pictures]
-    text = "".join(one[0].phash or "" for one in found if one is not None)
-    return np.frombuffer(bytes.fromhex(text), ">u8").astype(np.uint64).reshape(-1, 4)
+def measured(pictures: list[bytes]) -> pl.DataFrame:
+    with ThreadPoolExecutor() as threads:
+        return pl.DataFrame([asdict(one[0]) for one in threads.map(measure, pictures) if one is not None])
 
 
 def dataset_of(out: Path, pictures: list[bytes | None]) -> Layout:
@@ -94,37 +98,39 @@ def planted() -> dict[str, bytes]:
         "black": encoded(PILImage.new("RGB", (64, 64))),
         "white": encoded(PILImage.new("RGB", (64, 48), "white"), "JPEG"),
         "same": first,
-        "encoded anew": encoded(picture, "JPEG", quality=40),
+        "encoded anew": encoded(picture, "JPEG", quality=60),
         "half": encoded(half, "WEBP", quality=80),
         "brighter": encoded(ImageEnhance.Brightness(picture).enhance(1.1)),
+        "cropped": encoded(picture.crop((5, 5, 251, 251)), "JPEG", quality=90),
+        "narrower": encoded(picture.crop((0, 0, 251, 256)), "JPEG", quality=90),
         "blurred": encoded(PILImage.open(io.BytesIO(others[0])).convert("RGB").filter(ImageFilter.GaussianBlur(6))),
     }
 
 
 def test_planted_pictures_are_found_and_no_others(tmp_path: Path) -> None:
     cases = planted()
-    layout = dataset_of(tmp_path / "out", [*cases.values(), b"no picture"[:0] or None])
+    layout = dataset_of(tmp_path / "out", [*cases.values(), None])
     assert scored(layout)
     rows = dict(zip([*cases, "none"], scan_scored(layout).drop("image").collect().to_dicts(), strict=True))
     assert [name for name, row in rows.items() if row["blank"]] == ["black", "white"]
     alike = {name: row["near_duplicate_group"] for name, row in rows.items() if row["near_duplicate_group"] is not None}
     assert alike.pop("first") == 0
-    assert {name for name, group in alike.items() if group == 0} == {"same", "encoded anew", "half", "brighter"}
+    copies = {"same", "encoded anew", "half", "brighter", "cropped", "narrower"}
+    assert {name for name, group in alike.items() if group == 0} == copies
     assert {name for name, row in rows.items() if row["same_bytes_group"] == 0} == {"first", "same"}
-    assert not rows["first"]["duplicate"]
-    assert all(rows[name]["duplicate"] for name in ("same", "encoded anew", "half", "brighter"))
+    assert {name for name, row in rows.items() if row["duplicate"]} == {*copies, "blurred"}
     sharp = [row["blur"] for name, row in rows.items() if name.startswith(("first", "other"))]
     assert rows["blurred"]["blur"] < min(sharp) / 20
     assert rows["black"]["colourfulness"] == 0 < min(rows[f"other {n}"]["colourfulness"] for n in range(5))
     assert rows["white"]["aspect"] == pytest.approx(4 / 3)
-    assert [rows["none"][name] for name in MEASURED] == [None] * 5
+    assert [rows["none"][name] for name in (*MEASURED, *GROUPS)] == [None] * 8
 
 
 @pytest.mark.parametrize("made", [placeholders, synthetic], ids=["placeholders", "clouds"])
 def test_a_thousand_different_pictures_are_in_no_group(made: Callable[[int], list[bytes]]) -> None:
     pictures = made(1000)
     assert len(set(pictures)) == 1000
-    assert (first_alike(hashes(pictures)) == np.arange(1000)).all()
+    assert alike_pictures(measured(pictures)).to_list() == list(range(1000))
 
 
 def test_groups_lead_from_one_to_the_next_and_crowds_stay_together() -> None:
@@ -135,10 +141,17 @@ def test_groups_lead_from_one_to_the_next_and_crowds_stay_together() -> None:
     crowd = np.zeros((3000, 4), np.uint64)
     crowd[:, 3] = random.integers(0, 1 << 12, 3000, np.uint64)
     others = random.integers(0, 2**64, (500, 4), np.uint64)
-    first = first_alike(np.concatenate([others, chain, crowd]))
+    hashes = np.concatenate([others, chain, crowd])[:, None]
+    first = first_alike(hashes, np.full((len(hashes), 1, 48), 100, np.uint8))
     assert (first[:500] == np.arange(500)).all()
     assert set(first[500:504]) == {500}
     assert set(first[504:]) == {504}
+
+
+def test_the_same_scene_in_other_colours_is_not_alike() -> None:
+    hashes = np.zeros((4, 1, 4), np.uint64)
+    colours = np.array([[100, 50, 50], [50, 100, 50], [110, 55, 55], [50, 100, 50]], np.uint8).repeat(16, axis=0)
+    assert first_alike(hashes, colours.reshape(4, 1, 48)).tolist() == [0, 1, 0, 1]
 
 
 def test_each_picture_is_decoded_once_also_when_the_dataset_grows(
@@ -180,13 +193,13 @@ def test_rows_and_scores_stay_side_by_side_over_shards_and_nulls(
         one = measure(data) if data else None
         assert row["phash"] == (one and one[0].phash)
     alone = pl.read_parquet(layout.quality / "*.parquet")
-    assert alone.select("row_id", "image_sha256").equals(
-        scan_scored(layout).select("row_id", "image_sha256").collect()
-    ), "the table can be read alone"
+    both = scan_scored(layout).select("row_id", "image_sha256")
+    assert alone.select("row_id", "image_sha256").equals(both.collect()), "the table can be read alone"
+    assert f"PROJECT 2/{len(pl.read_parquet_schema(layout.data / '*.parquet'))} COLUMNS" in both.explain()
 
 
 def test_several_pictures_in_a_row_have_lists_of_scores(tmp_path: Path) -> None:
-    rows = [{"prompt": "a"}, {"prompt": None}, {"prompt": "b"}]
+    rows: list[dict[str, Any]] = [{"prompt": "a"}, {"prompt": None}, {"prompt": "b"}]
     make_dataset(tmp_path / "out", rows, task="tests.custom_tasks:Grouped", num_generations=2)
     layout = Layout(tmp_path / "out")
     scored(layout)
@@ -203,12 +216,19 @@ def clashing(pictures): return {"status": [1.0] * len(pictures)}
 def nothing(pictures): return [1]
 """
 
+OTHER_SCORER = """
+def other(pictures):
+    with open({asked!r}, "a") as file:
+        file.write("x" * len(pictures))
+    return {{"other": [0.5] * len(pictures)}}
+"""
+
 
 @pytest.fixture
 def scorers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "my_scorers.py").write_text(SCORERS)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(__import__("sys").modules, "my_scorers", raising=False)
+    monkeypatch.delitem(sys.modules, "my_scorers", raising=False)
     return tmp_path / "my_scorers.py"
 
 
@@ -223,6 +243,22 @@ def test_a_scorer_of_ones_own_adds_columns_and_is_remembered(tmp_path: Path, sco
     assert ImageDataset(out).score().select("pixels").collect()["pixels"].to_list() == [256, None, 256, 256]
 
 
+def test_a_further_scorer_and_one_that_changed_leave_the_others_alone(
+    tmp_path: Path, scorers: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = tmp_path / "asked.txt"
+    (tmp_path / "other_scorers.py").write_text(OTHER_SCORER.format(asked=str(asked)))
+    make_dataset(tmp_path / "out", [{"prompt": "a"}, {"prompt": "b"}])
+    dataset = ImageDataset(tmp_path / "out")
+    dataset.score("other_scorers:other")
+    dataset.score("my_scorers:length")
+    scorers.write_text(SCORERS.replace("p.width * p.height", "1"))
+    monkeypatch.delitem(sys.modules, "my_scorers")
+    importlib.invalidate_caches()
+    assert dataset.score().select("other", "pixels", "mode").collect().rows() == [(0.5, 1.0, "RGB")] * 2
+    assert asked.read_text() == "xx"
+
+
 def test_what_a_scorer_gave_stays_where_it_cannot_be_had_any_more(
     tmp_path: Path, scorers: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,7 +266,7 @@ def test_what_a_scorer_gave_stays_where_it_cannot_be_had_any_more(
     make_dataset(out, [{"prompt": "a"}])
     scored(Layout(out), ["my_scorers:length"])
     scorers.unlink()
-    monkeypatch.delitem(__import__("sys").modules, "my_scorers")
+    monkeypatch.delitem(sys.modules, "my_scorers")
     make_dataset(out, [{"prompt": "a"}, {"prompt": "b"}])
     scored(Layout(out), say=said.append)
     assert scan_scored(Layout(out)).select("pixels").collect()["pixels"].to_list() == [256, None]

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from typing import Any
 
-import numpy as np
 import polars as pl
 
 from imagetask.errors import DatasetError, StorageError, TaskError, UsageError
 from imagetask.layout import Layout
-from imagetask.quality.groups import first_alike
+from imagetask.quality.groups import alike_pictures
 from imagetask.quality.keep import keep_expression
 from imagetask.quality.measures import METHOD
-from imagetask.quality.pictures import flat, picture_groups
+from imagetask.quality.pictures import nested, picture_groups
 from imagetask.quality.scorers import Scorer, load_scorer
 from imagetask.quality.scoring import Told, new_scores
 from imagetask.quality.table import (
@@ -38,29 +38,27 @@ def scored(
     """Brings the table of scores up to date with the dataset; gives whether there was anything to do.
 
     A row for each row of the dataset, in its order: `row_id`, `model_name`, `generation`, `image_sha256`; `blank`,
-    `blur`, `phash`, `aspect`, `colourfulness` (see `imagetask.quality.measures`), null where there is no whole picture;
-    `near_duplicate_group`, `same_bytes_group` (the number of the group's first row, null where a picture is alone),
-    `duplicate` (another one of its groups stands before it); and the columns of the scorers. Lists where a row holds
-    several pictures. Each picture is decoded once, also over later calls.
+    `blur`, `phash`, `signature`, `aspect`, `colourfulness` (see `imagetask.quality.measures`), null where there is no
+    whole picture; `near_duplicate_group`, `same_bytes_group` (the number of the group's first row, null where a picture
+    is alone), `duplicate` (another one of its groups stands before it); and the columns of the scorers. Lists where a
+    row holds several pictures. Each picture is scored once, also over later calls; a scorer whose module has changed
+    scores all anew. In memory are the scores of all, about 1 KB a picture, and the pictures of a row group.
 
-    scorers: import paths, as in "my_scorers:score"; those of earlier calls stay. told: takes how many pictures were
-    scored so far. say: takes what a person should know. The caller holds the folder. Raises `DatasetError`,
-    `UsageError`, `TaskError`, `StorageError`.
+    scorers: import paths, as in "my_scorers:score"; those of earlier calls stay. told: takes how many more pictures
+    were scored. say: takes what a person should know. The caller holds the folder. Raises `DatasetError`, `UsageError`,
+    `TaskError`, `StorageError`.
     """
     origin, shards = read_origin(layout), shards_now(layout)
-    wanted, lost = _wanted(origin, scorers, say)
     known = origin if origin is not None and origin.method == METHOD else None
-    covered = known is not None and known.scored.issuperset((scorer.path, scorer.digest) for scorer in wanted)
-    if covered and known is not None and known.shards == shards:
+    wanted, lost = _wanted(known, scorers, say)
+    entries = {entry["path"]: entry for entry in (known.scorers if known else ())}
+    new = [scorer for scorer in wanted if entries.get(scorer.path, {}).get("digest") != scorer.digest]
+    if known is not None and known.shards == shards and not new:
         return False
-    own = {scorer["path"]: scorer["columns"] for scorer in known.scorers} if known else {}
-    kept = [name for columns in own.values() for name in columns] if covered else []
-    frames = [known_scores(layout, [*MEASURES, *kept])] if covered else []
-    frames += new_scores(layout, frames[0]["image_sha256"].to_list() if frames else [], wanted, told)
-    scores = _joined(frames)
-    columns = [name for name in scores.columns if name not in MEASURES and name != "image_sha256"]
-    origins = [{"path": s.path, "digest": s.digest, "columns": own.get(s.path, columns)} for s in wanted]
-    _write(layout, scores, Origin(METHOD, shards, [*origins, *(lost if covered else [])]))
+    columns = {path: entry["columns"] for path, entry in entries.items() if path not in {one.path for one in new}}
+    scores = _scores(layout, known is not None, wanted, new, columns, told)
+    origins = [{"path": one.path, "digest": one.digest, "columns": columns.get(one.path, [])} for one in wanted]
+    _write(layout, scores, Origin(METHOD, shards, [*origins, *lost]))
     return True
 
 
@@ -74,30 +72,47 @@ def scan_scored(layout: Layout) -> pl.LazyFrame:
         raise DatasetError(
             f"the pictures of {layout.root} are not scored as they are now: imagetask score {layout.root}"
         )
-    rows, scores = pl.scan_parquet(shard_files(layout)), pl.scan_parquet(table_path(layout)).drop(KEYS)
+    rows, scores = pl.scan_parquet(shard_files(layout)), pl.scan_parquet(table_path(layout)).drop(*KEYS, "signature")
     return pl.concat([rows, scores], how="horizontal")
 
 
 def _wanted(
-    origin: Origin | None, scorers: Sequence[str], say: Callable[[str], None] | None
-) -> tuple[list[Scorer], list[dict[str, object]]]:
-    """The scorers of this call and of earlier ones; and those of earlier ones that cannot be had any more."""
+    known: Origin | None, scorers: Sequence[str], say: Callable[[str], None] | None
+) -> tuple[list[Scorer], list[dict[str, Any]]]:
+    """The scorers of this call and of earlier ones; and what is known of those that cannot be had any more."""
     wanted, lost = [load_scorer(path) for path in dict.fromkeys(scorers)], []
-    for earlier in origin.scorers if origin else ():
-        if earlier["path"] in scorers:
+    for entry in known.scorers if known else ():
+        if entry["path"] in scorers:
             continue
         try:
-            wanted.append(load_scorer(earlier["path"]))
+            wanted.append(load_scorer(entry["path"]))
         except UsageError as error:
-            lost.append(earlier)
+            lost.append(entry)
             if say is not None:
                 say(f"{error}; what it gave stays, new pictures have null")
     return wanted, lost
 
 
+def _scores(
+    layout: Layout,
+    is_known: bool,
+    wanted: Sequence[Scorer],
+    new: Sequence[Scorer],
+    columns: dict[str, list[str]],
+    told: Told | None,
+) -> pl.DataFrame:
+    """The scores of every picture, those of the table first. columns: of each scorer; those of new ones are put in."""
+    kept = [*MEASURES, *(name for names in columns.values() for name in names)]
+    known = known_scores(layout, kept) if is_known else pl.DataFrame(schema={"image_sha256": pl.String, **MEASURES})
+    seen = set(known["image_sha256"])
+    again = list(new_scores(layout, seen.__contains__, new, columns, told)) if new and seen else []
+    if again:
+        own = _joined(again).drop(MEASURES)
+        known = known.join(own, on="image_sha256", how="left", maintain_order="left")
+    return _joined([known, *new_scores(layout, lambda key: key not in seen, wanted, columns, told)])
+
+
 def _joined(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    if not frames:
-        return pl.DataFrame(schema={"image_sha256": pl.String, **MEASURES})
     try:
         return pl.concat(frames, how="diagonal_relaxed").rechunk()
     except pl.exceptions.PolarsError as error:
@@ -105,12 +120,13 @@ def _joined(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
 
 
 def _write(layout: Layout, scores: pl.DataFrame, origin: Origin) -> None:
-    groups = _groups(layout, scores)
+    """Puts the table into its place, whole."""
     path = table_path(layout)
-    temporary = path.with_name(f".{path.name}")
+    temporary = layout.state / f".{path.name}"
     try:
+        layout.state.mkdir(exist_ok=True)
+        write_table(temporary, _rows(layout, scores), origin)
         path.parent.mkdir(exist_ok=True)
-        write_table(temporary, _rows(layout, scores, groups), origin)
         temporary.replace(path)
     except OSError as error:
         raise StorageError(f"could not write {path}: {error.strerror or error}") from error
@@ -119,66 +135,41 @@ def _write(layout: Layout, scores: pl.DataFrame, origin: Origin) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _groups(layout: Layout, scores: pl.DataFrame) -> pl.DataFrame:
-    """`GROUPS` of every picture, one after the other. What a group is called is the number of its first row."""
-    places = pl.DataFrame({"image_sha256": scores["image_sha256"]}).with_row_index("place")
-    rows, found = [], []
+def _rows(layout: Layout, scores: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """The table, a frame for each row group of the dataset."""
+    groups = _groups(layout, scores)
+    own = [name for name in scores.columns if name not in MEASURES and name != "image_sha256"]
     first = 0
     for group in picture_groups(layout):
-        keys = group.keys.select("image_sha256").with_row_index("row", first)
-        first += keys.height
-        if isinstance(keys.schema["image_sha256"], pl.List):
-            keys = keys.explode("image_sha256", empty_as_null=False, keep_nulls=True)
-        joined = keys.join(places, on="image_sha256", how="left", maintain_order="left")
-        rows.append(joined["row"])
-        found.append(joined["place"])
-    frame = pl.DataFrame({"row": pl.concat(rows), "same": pl.concat(found)})
-    alike = pl.Series("alike", _alike(scores["phash"])) if scores.height else pl.Series("alike", [], dtype=pl.Int64)
-    frame = frame.with_columns(alike=alike.gather(frame["same"].fill_null(0)) if scores.height else None)
-    frame = frame.with_columns(alike=pl.when(pl.col("same").is_not_null()).then("alike"))
-    named = {"near_duplicate_group": "alike", "same_bytes_group": "same"}
-    frame = frame.with_row_index("picture").with_columns(
+        hashes = group.hashes.alias("image_sha256").to_frame()
+        cells = hashes.join(scores, on="image_sha256", how="left", maintain_order="left")
+        cells = cells.hstack(groups.slice(first, cells.height)).select(*MEASURES, *GROUPS, *own)
+        first += cells.height
+        yield group.keys.hstack(
+            nested(cells.with_columns(row=group.rows), group.keys.height) if group.listed else cells
+        )
+
+
+def _groups(layout: Layout, scores: pl.DataFrame) -> pl.DataFrame:
+    """`GROUPS` of every picture, one after the other. What a group is called is the number of its first row."""
+    places = scores.select("image_sha256", same=pl.int_range(pl.len())).with_columns(alike=alike_pictures(scores))
+    found, first = [], 0
+    for group in picture_groups(layout):
+        pictures = pl.DataFrame({"row": group.rows + first, "image_sha256": group.hashes})
+        found.append(pictures.join(places, on="image_sha256", how="left", maintain_order="left").drop("image_sha256"))
+        first += group.keys.height
+    number = pl.col("number")
+    pictures = pl.concat(found).with_row_index("number")
+    return pictures.select(
         *(
             pl.when(pl.col(key).is_not_null() & (pl.len().over(key) > 1))
             .then(pl.col("row").first().over(key))
-            .cast(pl.Int64)
             .alias(name)
-            for name, key in named.items()
+            for name, key in (("near_duplicate_group", "alike"), ("same_bytes_group", "same"))
         ),
-        duplicate=pl.any_horizontal(
-            pl.col(key).is_not_null() & (pl.col("picture") > pl.col("picture").first().over(key))
-            for key in named.values()
+        duplicate=pl.when(pl.col("same").is_not_null()).then(
+            pl.any_horizontal(
+                pl.col(key).is_not_null() & (number > number.first().over(key)) for key in ("alike", "same")
+            )
         ),
     )
-    return frame.select(*GROUPS)
-
-
-def _alike(hashes: pl.Series) -> pl.Series:
-    """For each picture the place of the first one of its near-duplicate group; null for one without a hash."""
-    there = hashes.is_not_null()
-    if not there.any():
-        return pl.Series([None] * len(hashes), dtype=pl.Int64)
-    words = np.frombuffer(bytes.fromhex("".join(hashes.drop_nulls())), ">u8").astype(np.uint64).reshape(-1, 4)
-    own = there.arg_true()
-    first = own.gather(pl.Series(first_alike(words))).cast(pl.Int64)
-    return pl.Series([None] * len(hashes), dtype=pl.Int64).scatter(own, first)
-
-
-def _rows(layout: Layout, scores: pl.DataFrame, groups: pl.DataFrame) -> Iterator[pl.DataFrame]:
-    """The table, a frame for each row group of the dataset."""
-    picture = 0
-    for group in picture_groups(layout):
-        keys = group.keys
-        hashes = flat(keys["image_sha256"]).alias("image_sha256")
-        cells = hashes.to_frame().join(scores, on="image_sha256", how="left", maintain_order="left")
-        cells = cells.drop("image_sha256").hstack(groups.slice(picture, cells.height))
-        picture += cells.height
-        order = [*MEASURES, *GROUPS, *(name for name in cells.columns if name not in {*MEASURES, *GROUPS})]
-        cells = cells.select(order)
-        if isinstance(keys.schema["image_sha256"], pl.List):
-            rows = pl.Series("row", range(keys.height)).repeat_by(keys["image_sha256"].list.len().fill_null(0))
-            cells = (
-                cells.with_columns(rows.explode(empty_as_null=False)).group_by("row", maintain_order=True).agg(pl.all())
-            )
-            cells = cells.drop("row")
-        yield keys.hstack(cells)

@@ -33,18 +33,18 @@ Pixels = npt.NDArray[np.float32]
 class Measures:
     """blank: all pixels alike. blur: variance of the Laplacian of the grey picture: the lower, the more blurred.
 
-    phash: 256 bits in hex, those of the coarsest features first; None for a blank picture, which has none. aspect:
-    width over height. colourfulness: Hasler and Süsstrunk's (2003), 0 for grey, above 100 for extremely colourful.
-    signature: what near-duplicates are confirmed by, in hex: the hash of the second view, 32 bytes, and the mean colours
-    of both, 48 bytes each; None where there is no hash.
+    phash: 256 bits in hex, those of the coarsest features first; None for a blank picture, which has none. signature:
+    by what near-duplicates are confirmed, in hex: the hash of the second view, 32 bytes, and the mean colours of both,
+    48 bytes each. aspect: width over height. colourfulness: Hasler and Süsstrunk's (2003), 0 for grey, above 100 for
+    extremely colourful.
     """
 
     blank: bool
     blur: float
     phash: str | None
+    signature: str | None
     aspect: float
     colourfulness: float
-    signature: str | None
 
 
 def measure(data: bytes) -> tuple[Measures, PILImage.Image] | None:
@@ -55,16 +55,16 @@ def measure(data: bytes) -> tuple[Measures, PILImage.Image] | None:
     except ImageError:
         return None
     small = _smaller(picture, BLUR_SIDE)
-    blank = all(high - low <= _EVEN for low, high in (band.getextrema() for band in picture.split()))
+    blank = all(np.ptp(band.getextrema()) <= _EVEN for band in picture.split())
     hashed = [] if blank else [_perceptual_hash(picture, trimmed) for trimmed in (0.0, _TRIMMED)]
     colours = [] if blank else [_mean_colours(picture, trimmed) for trimmed in (0.0, _TRIMMED)]
     measures = Measures(
         blank=blank,
         blur=_laplacian_variance(np.asarray(small.convert("L"), np.float32)),
         phash=hashed[0].hex() if hashed else None,
+        signature=b"".join([*hashed[1:], *colours]).hex() if hashed else None,
         aspect=picture.width / picture.height,
         colourfulness=_colourfulness(small),
-        signature=b"".join([*hashed[1:], *colours]).hex() or None,
     )
     return measures, picture
 

@@ -10,7 +10,7 @@ from functools import cached_property
 import polars as pl
 import pyarrow.parquet as pq
 
-from imagetask.columns import image_columns
+from imagetask.columns import flat, image_columns
 from imagetask.errors import DatasetError
 from imagetask.layout import Layout
 from imagetask.quality.table import KEYS
@@ -27,9 +27,22 @@ class PictureGroup:
 
     @cached_property
     def keys(self) -> pl.DataFrame:
-        """`KEYS` of each row; lists where a row holds several pictures. The hashes are those of the pictures here."""
-        frame = _frame(self.file, self.number, list(KEYS))
-        return frame if self.column == "image" else frame.with_columns(image_sha256=self._hashes())
+        """`KEYS` of each row; lists where a row holds several pictures. The hashes are those of the pictures here.
+
+        No picture is read, but where `image_sha256` tells of another picture, as of one that a task changed afterwards.
+        """
+        frame = self._read(list(KEYS))
+        told = frame["image_sha256"]
+        return frame if self._is_of_pictures(told) else frame.with_columns(image_sha256=self._hashed())
+
+    @property
+    def listed(self) -> bool:
+        return isinstance(self.keys.schema["image_sha256"], pl.List)
+
+    @property
+    def rows(self) -> pl.Series:
+        """The number of each picture's row in the group."""
+        return _numbered(self.keys["image_sha256"])["row"]
 
     @property
     def hashes(self) -> pl.Series:
@@ -38,19 +51,30 @@ class PictureGroup:
 
     def data(self) -> list[bytes | None]:
         """The bytes of each picture, in the order of `hashes`."""
-        cells = flat(_frame(self.file, self.number, [self.column])[self.column])
-        return cells.struct.field("bytes").to_list()
+        cells: list[bytes | None] = flat(self._read([self.column])[self.column]).struct.field("bytes").to_list()
+        return cells
 
-    def _hashes(self) -> pl.Series:
-        cells = _frame(self.file, self.number, [self.column])[self.column]
+    def _is_of_pictures(self, told: pl.Series) -> bool:
+        """Whether these are the hashes of the pictures: the name of a picture ends with the beginning of its hash."""
+        leaves = (self.file.schema.column(number).path for number in range(len(self.file.schema)))
+        [leaf] = [path for path in leaves if path.startswith(f"{self.column}.") and path.endswith(".path")]
+        cells, hashes = _numbered(self._read([leaf])[self.column]), _numbered(told)
+        if not cells["row"].equals(hashes["row"]):
+            return False
+        name = cells["cell"].struct.field("path").str.extract(r"([0-9a-f]{8,})\.\w+$")
+        frame = pl.DataFrame({"there": cells["cell"].is_not_null(), "name": name, "told": hashes["cell"]})
+        same = pl.col("told").str.starts_with(pl.col("name")).fill_null(False)
+        return bool(frame.select((same | ~(pl.col("there") | pl.col("told").is_not_null())).all()).item())
 
-        def hashed(cell: object) -> str | None:
-            return hashlib.sha256(cell["bytes"]).hexdigest() if isinstance(cell, dict) and cell["bytes"] else None
+    def _hashed(self) -> pl.Series:
+        cells = self._read([self.column])[self.column]
+        data = flat(cells).struct.field("bytes")
+        hashes = [None if item is None else hashlib.sha256(item).hexdigest() for item in data]
+        numbered = _numbered(cells).with_columns(cell=pl.Series(hashes, dtype=pl.String))
+        return nested(numbered, len(cells))["cell"] if isinstance(cells.dtype, pl.List) else numbered["cell"]
 
-        if isinstance(cells.dtype, pl.List):
-            values = [None if row is None else [hashed(cell) for cell in row] for row in cells.to_list()]
-            return pl.Series(values, dtype=pl.List(pl.String))
-        return pl.Series([hashed(cell) for cell in cells.to_list()], dtype=pl.String)
+    def _read(self, columns: list[str]) -> pl.DataFrame:
+        return pl.DataFrame(pl.from_arrow(self.file.read_row_group(self.number, columns=columns)))
 
 
 def picture_groups(layout: Layout) -> Iterator[PictureGroup]:
@@ -67,10 +91,16 @@ def picture_groups(layout: Layout) -> Iterator[PictureGroup]:
                 yield PictureGroup(file, number, "image" if "image" in images else images[0])
 
 
-def flat(cells: pl.Series) -> pl.Series:
-    """The cells of lists one after the other; of plain cells they themselves."""
-    return cells.explode(empty_as_null=False, keep_nulls=True) if isinstance(cells.dtype, pl.List) else cells
+def nested(pictures: pl.DataFrame, height: int) -> pl.DataFrame:
+    """Values of pictures as lists, one for each of so many rows; `pictures` has the number of its `row` beside each."""
+    rows = pl.DataFrame({"row": pl.int_range(height, eager=True)})
+    lists = pictures.group_by("row", maintain_order=True).agg(pl.all())
+    return rows.join(lists, on="row", how="left", maintain_order="left").drop("row")
 
 
-def _frame(file: pq.ParquetFile, number: int, columns: list[str]) -> pl.DataFrame:
-    return pl.DataFrame(pl.from_arrow(file.read_row_group(number, columns=columns)))
+def _numbered(cells: pl.Series) -> pl.DataFrame:
+    """`cell`, the items of lists one after the other, or plain cells, and the number of its `row` beside each."""
+    frame = pl.DataFrame({"row": pl.int_range(len(cells), eager=True), "cell": cells})
+    while isinstance(frame.schema["cell"], pl.List):
+        frame = frame.explode("cell", keep_nulls=False, empty_as_null=False)
+    return frame

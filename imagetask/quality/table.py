@@ -12,6 +12,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from imagetask.columns import frame_to_hub_table
 from imagetask.layout import Layout, read_json
 from imagetask.shards import shard_files
 
@@ -21,6 +22,7 @@ MEASURES: Mapping[str, pl.DataType | type[pl.DataType]] = {
     "blank": pl.Boolean,
     "blur": pl.Float64,
     "phash": pl.String,
+    "signature": pl.String,
     "aspect": pl.Float64,
     "colourfulness": pl.Float64,
 }
@@ -39,10 +41,6 @@ class Origin:
     method: int
     shards: list[list[Any]]
     scorers: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def scored(self) -> set[tuple[str, str]]:
-        return {(scorer["path"], scorer["digest"]) for scorer in self.scorers}
 
 
 def table_path(layout: Layout) -> Path:
@@ -69,13 +67,13 @@ def read_origin(layout: Layout) -> Origin | None:
 
 
 def write_table(path: Path, frames: Iterator[pl.DataFrame], origin: Origin) -> None:
-    """Writes a table, a row group for each frame. origin: read after the last frame, which may add to it."""
+    """Writes a table that the Hub and `datasets` read, a row group for each frame."""
     writer: pq.ParquetWriter | None = None
     try:
         for frame in frames:
-            table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+            table = frame_to_hub_table(frame, [])
             writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
-            writer.write_table(table.cast(writer.schema))
+            writer.write_table(table)
         if writer is not None:
             writer.add_key_value_metadata({_METADATA: json.dumps(asdict(origin)).encode()})
     finally:
@@ -87,5 +85,5 @@ def known_scores(layout: Layout, columns: Sequence[str]) -> pl.DataFrame:
     """The scores of every picture that the table tells of: `image_sha256` and `columns`, a row for each picture."""
     frame = pl.read_parquet(table_path(layout), columns=["image_sha256", *columns])
     if isinstance(frame.schema["image_sha256"], pl.List):
-        frame = frame.explode(frame.columns, keep_nulls=True, empty_as_null=False)
+        frame = frame.explode(frame.columns, keep_nulls=False, empty_as_null=False)
     return frame.drop_nulls("image_sha256").unique("image_sha256", keep="first", maintain_order=True)
