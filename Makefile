@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-SOURCES := $(shell find imagetask flows deployments -name '*.py' -o -name '*.yaml')
+SOURCES := $(shell find imagetask flows deployments -name '*.py' -o -name '*.yaml' -o -name '*.html' -o -name '*.css' -o -name '*.js')
 
 .PHONY: demo test browser lint types bench bench-peers bench-million bench-check torture fuzz clean
 

@@ -19,6 +19,7 @@ from .command_line.deploy import register as register_deployments
 from .command_line.export import export
 from .command_line.options import Options, Out, Sources
 from .command_line.push import push
+from .command_line.report import report
 from .command_line.retry import retry
 from .command_line.running import KEPT, run_flow
 from .command_line.score import score
@@ -49,7 +50,7 @@ app = App(
     print_error=False,
 )
 register_deployments(app)
-for command in (retry, score, export, push, blocks):
+for command in (retry, report, score, export, push, blocks):
     app.command(command)
 
 

@@ -26,7 +26,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from imagetask.errors import HubError, ImageTaskError, UsageError
+from imagetask.errors import HubError, ImageTaskError, StorageError, UsageError
 
 TOKEN_WANTED = "set HF_TOKEN, run `hf auth login`, or name a block with --hub-credentials"
 _LATER = frozenset({408, 409, 412, 425, 429})
@@ -64,23 +64,27 @@ def hub_errors(doing: str, repo: str) -> Iterator[None]:
     """Turns what the client raises into an error of ours.
 
     doing: as in "read", "write to". repo: the dataset, OWNER/NAME. Raises `UsageError` for what a person has to mend,
-    `HubError` for what may pass.
+    `HubError` for what may pass, `StorageError` for a disk that refuses.
     """
     try:
         yield
     except ImageTaskError:
         raise
     except (HfHubHTTPError, httpx2.HTTPError, EntryNotFoundError, HFValidationError, OSError, RuntimeError) as error:
-        if isinstance(error, OSError) and not isinstance(error, HfHubHTTPError | ConnectionError | TimeoutError):
-            _check_is_of_the_hub(error)
+        if isinstance(error, OSError) and not isinstance(error, _OF_THE_HUB) and error.errno is not None:
+            raise StorageError(f"the disk refused while the dataset {repo} was read: {error.strerror}") from error
         raise _told(error, doing, repo) from None
 
 
-def _check_is_of_the_hub(error: OSError) -> None:
-    """A full disk is no matter of the Hub's."""
-    known = (LocalEntryNotFoundError, LocalTokenNotFoundError, OfflineModeIsEnabled)
-    if not isinstance(error, known) and error.errno is not None:
-        raise error
+_OF_THE_HUB = (
+    HfHubHTTPError,
+    ConnectionError,
+    TimeoutError,
+    LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+)
+"""What is an `OSError` to Python, and no matter of this machine's disk."""
 
 
 def _told(error: BaseException, doing: str, repo: str) -> ImageTaskError:
