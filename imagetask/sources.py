@@ -228,7 +228,7 @@ def _scan_text(file: SourceFile, kind: str) -> pl.LazyFrame:
     names = next((cells for _, cells, _ in RECORDS[kind](file.path) if cells), [])
     twice = sorted({name for name in names if names.count(name) > 1})
     if any("\0" in name for name in names):
-        raise SourceError(f"{file.name}, line 1: a column's name holds a NUL; save it as UTF-8, without NULs there")
+        raise SourceError(f"{file.name}, line 1: a column's name holds a NUL; save the file as UTF-8, without NULs")
     if not names or twice:
         what = f"has more than one column {quoted(twice)}; give each its own name" if twice else "has no header"
         raise SourceError(f"{file.name} {what}")

@@ -27,7 +27,7 @@ from imagetask.store import generation_key
 from tests.fuzzing import examples, json_values, sentence, whole_text
 from tests.small_datasets import make_dataset
 
-OURS = ["status", "seed", "image", "model_name", "row_id", "attempts", "latency", "generation", "error_kind"]
+OURS = ["status", "image", "model_name", "row_id", "attempts", "latency", "generation", "error_kind"]
 
 
 def snapshot(frame: pl.DataFrame, inputs: list[str]) -> tuple[pl.DataFrame, pl.DataFrame]:

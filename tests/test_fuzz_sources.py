@@ -251,8 +251,16 @@ def test_parquet_that_is_cut_short_anywhere_is_refused(folder: Path, share: floa
         ("p.jsonl", b'{"p": ' + b"9" * 50 + b"}\n", "line 1: no whole JSON object (a number of more than 64 bits"),
         ("p.jsonl", b'{"p": 1e999}\n', "line 1: no whole JSON object (the number 1e999 is too large)"),
         ("p.jsonl", b'{"p": ' + b"[" * 100_000, "line 1: no whole JSON object (maximum recursion depth"),
-        ("p.jsonl", gzip.compress(b'{"p": "a"}\n', mtime=0), "the bytes are gzip, not text; unpack the file first"),
-        ("p.csv", gzip.compress(b"p\nabc\n", mtime=0)[:15], "the bytes are gzip, not text; unpack the file first"),
+        (
+            "p.jsonl",
+            gzip.compress(b'{"p": "a"}\n', mtime=0),
+            "the bytes are gzip, not text; name the file so",
+        ),
+        (
+            "p.csv",
+            gzip.compress(b"p\nabc\n", mtime=0)[:15],
+            "the bytes are gzip, not text; name the file so",
+        ),
         ("p.csv", "p,q\n1,2\n".encode("utf-32"), "the text is UTF-32, not UTF-8; convert it: iconv -f UTF-32"),
         ("p.csv", "prompt\n1\n".encode("utf-16-le"), "line 1: a column's name holds a NUL; save the file as UTF-8"),
         (

@@ -122,7 +122,7 @@ def test_rows_of_earlier_runs_whose_parts_stand_fail_with_the_third_and_are_made
     counts = state.result()
     assert (state.name, counts["failed"]) == ("Completed with failures", {"placeholder_image": 3})
     assert (counts["done"], counts["failed_rows"]) == (3, 3)
-    assert "placeholder_image 3" in Layout(out).card.read_text()
+    assert "| failed: `placeholder_image` | 3 |" in Layout(out).card.read_text()
     assert sorted(ImageDataset(out).failures()["prompt"]) == ALIKE
 
     model_server.reset()

@@ -30,7 +30,7 @@ LATENCY = 0.2
 CHUNK_ROWS = 40
 BEING_CHECKED = 2 * IMAGE_THREADS
 """Pictures that came and are not yet durable: their calls gave their places back, so others may be under way."""
-MAY_DIFFER = ("attempts", "latency", "reused")
+MAY_DIFFER = ("attempts", "latency", "reused", "created_at")
 """Columns in which a dataset of killed runs may differ from that of an undisturbed one."""
 DONE = 0
 
