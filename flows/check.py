@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
-from imagetask.errors import DatasetError, GenerationError, RunStopped
+from imagetask.errors import DatasetError, GenerationError, HubError, RunStopped
 from imagetask.layout import is_running
 from imagetask.models import AsyncImageGenerationModel, ImageGenerationModel, model_class, split_model
 from imagetask.plan import open_source
@@ -42,11 +43,15 @@ def check_store(settings: RunSettings) -> None:
 
 
 def check_hub(settings: RunSettings) -> None:
-    """Raises `UsageError` where the token cannot write to the dataset that the run is to push to, `HubError`."""
+    """Raises `UsageError` where the token cannot write to the dataset that the run is to push to.
+
+    A Hub that does not answer now may do so when there is something to push.
+    """
     if settings.push_to is not None:
         from imagetask.push import check_push
 
-        check_push(settings.push_to, hub_token(settings.hub_credentials))
+        with suppress(HubError):
+            check_push(settings.push_to, hub_token(settings.hub_credentials))
 
 
 def check_models(settings: RunSettings) -> None:

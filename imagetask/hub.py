@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from json import JSONDecodeError
 from urllib.parse import urlsplit
 
 import httpx2
@@ -34,6 +35,8 @@ _LATER = frozenset({408, 409, 412, 425, 429})
 _QUERY = re.compile(r"\?[^\s'\"<>]*")
 _TOKEN = re.compile(r"\bhf_\w+")
 _LONGEST = 200
+_WAITS = (("retry-after", r"^(\d{1,6})$"), ("ratelimit", r"\br=0;t=(\d{1,6})\b"))
+"""Where an answer says for how many seconds to wait; the Hub's own says it in the second."""
 _LOGGERS = ("huggingface_hub.utils._http", "huggingface_hub.file_download", "huggingface_hub.lfs")
 
 
@@ -70,9 +73,9 @@ def hub_errors(doing: str, repo: str) -> Iterator[None]:
         yield
     except ImageTaskError:
         raise
-    except (HfHubHTTPError, httpx2.HTTPError, EntryNotFoundError, HFValidationError, OSError, RuntimeError) as error:
+    except (httpx2.HTTPError, EntryNotFoundError, HFValidationError, JSONDecodeError, OSError, RuntimeError) as error:
         if isinstance(error, OSError) and not isinstance(error, _OF_THE_HUB) and error.errno is not None:
-            raise StorageError(f"the disk refused while the dataset {repo} was read: {error.strerror}") from error
+            raise StorageError(f"could not {doing} the dataset {repo}: the disk refused: {error.strerror}") from error
         raise _told(error, doing, repo) from None
 
 
@@ -100,7 +103,7 @@ def _told(error: BaseException, doing: str, repo: str) -> ImageTaskError:
     if isinstance(error, HfHubHTTPError):
         return _refusal(error, doing, repo, name)
     if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
-        return UsageError(f"{name} has no such file: {_words(str(error))}")
+        return UsageError(f"{name} has no such file: {short_words(str(error))}")
     host = urlsplit(hub_url()).netloc
     return HubError(f"could not {doing} {name}: {host} does not answer ({type(error).__name__})")
 
@@ -118,7 +121,8 @@ def _refusal(error: HfHubHTTPError, doing: str, repo: str, name: str) -> ImageTa
             f"there is no dataset {repo} on the Hub, or it is private and the token does not open it: check the name; "
             f"for a token {TOKEN_WANTED}"
         )
-    said = _words(error.server_message or "")
+    secret = error.response.request.headers.get("authorization", "").rpartition(" ")[2]
+    said = short_words(error.server_message or "", secret)
     if status == 403:
         return UsageError(f"the token may not {doing} {name}: give one with that right{f' ({said})' if said else ''}")
     if status in _LATER or status >= 500:
@@ -128,11 +132,15 @@ def _refusal(error: HfHubHTTPError, doing: str, repo: str, name: str) -> ImageTa
 
 
 def _retry_after(response: httpx2.Response) -> float | None:
-    text = response.headers.get("retry-after", "")
-    return float(text) if re.fullmatch(r"\d{1,6}", text) else None
+    for header, pattern in _WAITS:
+        if match := re.search(pattern, response.headers.get(header, "")):
+            return float(match[1])
+    return None
 
 
-def _words(text: str) -> str:
-    """One short line of what was said."""
-    lines = text.strip().splitlines() or [""]
-    return _TOKEN.sub("***", _QUERY.sub("", lines[0]))[:_LONGEST]
+def short_words(text: str, secret: str = "") -> str:
+    """One short line of what the Hub said, without `secret`, whatever else looks like a token, and signatures."""
+    line = next(iter(text.strip().splitlines()), "")
+    if secret:
+        line = line.replace(secret, "***")
+    return _TOKEN.sub("***", _QUERY.sub("", line))[:_LONGEST]

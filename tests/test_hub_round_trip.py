@@ -63,7 +63,7 @@ def test_parti_prompts_go_from_the_hub_to_the_hub_and_200_more_after_them(
         assert ended.code == DONE, ended.text
 
         first, before = loaded(hub, tmp_path), shards(hub)
-        delivered = [call.sha256 for call in model_server.calls]
+        delivered = [str(call.sha256) for call in model_server.calls]
         assert first["prompts"] == [line.split("\t")[0] for line in text.splitlines()[1:]]
         assert sorted(first["sha256"]) == sorted(delivered) == sorted(first["said"])
         assert len(first["sha256"]) == 1632

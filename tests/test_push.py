@@ -6,23 +6,28 @@ import hashlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import huggingface_hub.constants
 import pyarrow.parquet as pq
 import pytest
-import yaml
+import yaml  # type: ignore[import-untyped]
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
 
 from imagetask import push as pushing
 from imagetask.errors import DatasetError, HubError, UsageError
+from imagetask.hub import hub_errors
 from imagetask.layout import Layout, read_json
 from imagetask.push import Pushed, check_push, push
-from tests.canary import found
+from tests.canary import found, new_key
 from tests.command_line import DONE, WRONG_USAGE, environment, imagetask
 from tests.hub_server import SIGNATURE, Commit, HubServer
 from tests.small_datasets import make_dataset
@@ -85,7 +90,7 @@ def test_first_push_makes_a_private_dataset_in_one_commit(hub: HubServer, out: P
     assert [commit.sha for commit in hub.commits(REPO)][1:] == [done.commit]
     assert hub_hashes(hub) == local_hashes(out)
     assert is_whole(hub.commits(REPO)[-1])
-    assert (done.url, told[0]) == (f"{hub.url}/datasets/{REPO}", "data/train-00000.parquet: sent, 1 of 2")
+    assert (done.url, told[0]) == (f"{hub.url}/datasets/{REPO}", "data/train-00000.parquet: uploaded, 1 of 2")
     assert f"load_dataset('{REPO}'" in hub.files(REPO, "main")["README.md"].read().decode().replace('"', "'")
 
 
@@ -118,6 +123,21 @@ def test_shards_that_are_no_longer_part_of_the_dataset_leave_it(hub: HubServer, 
     assert is_whole(hub.commits(REPO)[-1])
 
 
+def test_a_dataset_that_was_deleted_on_the_hub_is_made_again(hub: HubServer, out: Path) -> None:
+    pushed(out)
+    HfApi(endpoint=hub.url, token=TOKEN).delete_repo(REPO, repo_type="dataset")
+    assert pushed(out).commit
+    assert hub_hashes(hub) == local_hashes(out)
+
+
+def test_a_dataset_that_is_there_stays_as_public_as_it_is(hub: HubServer, out: Path) -> None:
+    hub.put_files(REPO, {"README.md": b"Cats."}, private=False)
+    told: list[str] = []
+    pushed(out, told=told.append)
+    assert told[0] == f"{REPO} is public already, and stays so"
+    assert not hub.is_private(REPO)
+
+
 def test_what_people_wrote_into_the_card_stays(hub: HubServer, out: Path) -> None:
     hub.put_files(
         REPO, {"README.md": b"---\nlicense: mit\npretty_name: My cats\n---\nWritten by hand.\n"}, private=True
@@ -147,7 +167,17 @@ push(Layout(__import__("pathlib").Path(sys.argv[1])), sys.argv[2], told=lambda l
 """
 
 
-def test_killed_twice_in_the_middle_it_goes_on_and_sends_nothing_again(
+def kill_when(reached: Callable[[], bool], command: list[str], env: dict[str, str]) -> None:
+    """Starts the push, and ends it by SIGKILL at this moment."""
+    with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL) as process:
+        while not reached():
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_killed_twice_in_the_middle_and_once_at_the_commit_it_goes_on_and_sends_nothing_again(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("imagetask.cutting.SHARD_ROWS", 8)
@@ -157,17 +187,16 @@ def test_killed_twice_in_the_middle_it_goes_on_and_sends_nothing_again(
     command = [sys.executable, "-c", PUSH, str(out), REPO]
     for after in (1, 3):
         hub.slow(r"PUT /uploads/", 0.3)
-        with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL) as process:
-            while len(hub.uploads) < after:
-                assert process.poll() is None
-                time.sleep(0.02)
-            process.kill()
+        kill_when(lambda after=after: len(hub.uploads) >= after, command, env)  # type: ignore[misc]
         hub.recover()
         assert len(hub.commits(REPO)) == 1, "a reader sees nothing of it"
         assert (read_json(Layout(out).pushed) or {})["files"].keys() == {f.name for f in (out / "data").iterdir()}
-    subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE)
-    assert hub_hashes(hub) == local_hashes(out)
+    hub.drop(r"POST .*/commit/", at="answer")
+    kill_when(lambda: len(hub.commits(REPO)) > 1, command, env)
     assert is_whole(hub.commits(REPO)[-1])
+    assert pushed(out).commit is None
+    assert len(hub.commits(REPO)) == 2
+    assert hub_hashes(hub) == local_hashes(out)
     sent = [upload.oid for upload in hub.uploads]
     assert len(sent) == len(set(sent)) == 4 + 1, "four shards and the contact sheet, each once"
 
@@ -179,6 +208,7 @@ def test_killed_twice_in_the_middle_it_goes_on_and_sends_nothing_again(
         ({"status": 500}, r"POST .*/commit/"),
         ({"status": 503}, r"GET /api/datasets/"),
         ({"status": 500}, r"POST .*/objects/batch"),
+        ({"status": 503}, r"POST /api/validate-yaml"),
         ({"at": "answer"}, r"POST .*/commit/"),
         ({"at": "request"}, r"POST .*/commit/"),
         ({"at": "request"}, r"PUT /uploads/"),
@@ -188,9 +218,10 @@ def test_killed_twice_in_the_middle_it_goes_on_and_sends_nothing_again(
 )
 def test_a_hub_that_refuses_for_now_is_waited_for(hub: HubServer, out: Path, fault: dict[str, Any], path: str) -> None:
     (hub.drop if "at" in fault else hub.fail)(path, times=2, **fault)
-    pushed(out)
-    whole = [commit for commit in hub.commits(REPO)[1:] if is_whole(commit)]
-    assert len(whole) == len(hub.commits(REPO)) - 1 == 1, "a commit whose answer was lost is not made again"
+    done = pushed(out)
+    [commit] = hub.commits(REPO)[1:]  # one whose answer was lost is not made again
+    assert is_whole(commit)
+    assert (done.commit, done.files) == (commit.sha, 2)
     assert hub_hashes(hub) == local_hashes(out)
 
 
@@ -243,30 +274,62 @@ def test_a_name_that_is_taken_is_refused_and_nothing_there_is_touched(
         push(Layout(out), "me/dogs", token=TOKEN)
 
 
-@pytest.mark.parametrize(
-    ("repo", "token", "says"),
-    [
-        ("you/cats", TOKEN, "of me, who has no part in you: push to me/…"),
-        ("me/cats", READER, "may only read"),
-        ("me/cats", "hf_unknown", "no valid token"),
-        ("me/cats", None, "set HF_TOKEN"),
-    ],
-)
-def test_whoever_may_not_push_is_told_so_before_anything_is_made(
-    hub: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, repo: str, token: str | None, says: str
+def test_a_card_that_the_hub_does_not_take_is_told(hub: HubServer, out: Path) -> None:
+    (out / "README.md").write_text("---\nlicense: cc-by-99\n---\n")
+    hub.fail(r"POST /api/validate-yaml", status=400)
+    with pytest.raises(UsageError, match=r"refuses the front matter of the card of me/cats .* mend it in .*README.md"):
+        pushed(out)
+    assert pushed(out).commit
+
+
+def test_a_hub_that_says_how_long_to_wait_is_believed(hub: HubServer, out: Path) -> None:
+    hub.fail(r"POST .*/commit/", status=429, retry_after=3600, times=None)
+    with pytest.raises(HubError, match="HTTP 429, and asks to wait 3600 s; what was sent is kept") as caught:
+        pushed(out)
+    assert caught.value.retry_after is None
+    answer = httpx2.Response(429, headers={"RateLimit": '"api";r=0;t=55'}, request=httpx2.Request("POST", hub.url))
+    with pytest.raises(HubError) as caught, hub_errors("push to", REPO):
+        raise HfHubHTTPError("", response=answer)
+    assert caught.value.retry_after == 55
+
+
+NO_RIGHTS = [
+    ("you/cats", TOKEN, "of me, who has no part in you: push to me/…"),
+    ("me/cats", READER, "may only read"),
+    ("me/cats", "hf_unknown", "no valid token"),
+    ("me/cats", None, "set HF_TOKEN"),
+]
+
+
+@pytest.mark.parametrize(("repo", "token", "says"), NO_RIGHTS)
+def test_whoever_may_not_push_is_told_so_and_nothing_is_made(
+    hub: HubServer, out: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, repo: str, token: str | None, says: str
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
-    with pytest.raises(UsageError, match=says) as caught:
-        check_push(repo, token)
-    assert (token or "hf_") not in str(caught.value)
+    for attempt in (lambda: check_push(repo, token), lambda: push(Layout(out), repo, token=token)):
+        with pytest.raises(UsageError, match=says) as caught:
+            attempt()
+        assert token is None or found(token, caught.value) == []
     assert not hub.exists(repo)
 
 
-def test_push_itself_tells_of_rights_that_are_missing(hub: HubServer, out: Path) -> None:
-    with pytest.raises(UsageError, match="the token may not push to the dataset me/cats on the Hub"):
+def test_rights_that_are_missing_in_a_dataset_that_is_there_are_told(hub: HubServer, out: Path) -> None:
+    pushed(out)
+    grown(out, 27)
+    with pytest.raises(UsageError, match="may only read"):
         pushed(out, token=READER)
-    with pytest.raises(UsageError, match=r"no dataset you/cats on the Hub|may not push"):
-        push(Layout(out), "you/cats", token=TOKEN)
+    token = new_key()
+    hub.add_user("me", token)
+    hub.fail(r"POST .*/preupload/", status=403, times=None, message=f"Not with {token}")
+    with pytest.raises(UsageError, match=r"may not push to the dataset me/cats .*\(Not with \*\*\*\)") as caught:
+        pushed(out, token=token)
+    assert found(token, caught.value, out) == []
+
+
+def test_a_name_without_an_owner_is_refused(hub: HubServer, out: Path) -> None:
+    with pytest.raises(UsageError, match="'cats' is no name of a dataset on the Hub: expected OWNER/NAME"):
+        push(Layout(out), "cats", token=TOKEN)
+    assert hub.requests == []
 
 
 def test_a_folder_without_a_dataset_is_refused(hub: HubServer, tmp_path: Path) -> None:
@@ -279,7 +342,8 @@ def test_the_command_pushes_and_says_how_to_load_it(hub: HubServer, out: Path, t
     ended = imagetask("push", "out", REPO, cwd=tmp_path, env=env)
     assert ended.code == DONE, ended.text
     assert f"datasets.load_dataset('{REPO}')" in ended.text
-    refused = imagetask("push", "out", "cats", cwd=tmp_path, env=env)
+    refused = imagetask("push", "out", "you/cats", cwd=tmp_path, env=env)
     assert refused.code == WRONG_USAGE
-    assert "'cats' is no name of a dataset on the Hub: expected OWNER/NAME" in refused.text
+    assert "who has no part in you: push to me/…" in refused.text
+    assert found(TOKEN, ended.text, refused.text) == []
     assert found(TOKEN, out) == []

@@ -24,7 +24,7 @@ from tests.hub_server import HubServer
 from tests.s3_server import S3Server, start_s3_server
 
 CSV = b"prompt,note\na cat,x\na dog,\n"
-ROWS = {"prompt": ["a cat", "a dog"], "note": ["x", None]}
+ROWS: dict[str, list[Any]] = {"prompt": ["a cat", "a dog"], "note": ["x", None]}
 SERIES = {f"data/train-0000{n}-of-00002.csv": f"prompt\nnumber {n}\n".encode() for n in range(2)}
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from imagetask.errors import UsageError
-from imagetask.settings import HUB_NAME, RunSettings
+from imagetask.settings import RunSettings
 
 from .terminal import DONE, if_interrupted, quiet, say
 
@@ -29,21 +27,19 @@ def push(
     One commit, made when all files are up; what is there already is not sent again. The same command goes on after
     whatever stopped it.
     """
-    if not re.fullmatch(HUB_NAME, repo):
-        raise UsageError(f"{repo!r} is no name of a dataset on the Hub: expected OWNER/NAME")
     RunSettings.checked(source="", out=folder, hub_credentials=hub_credentials)
     quiet()
     from imagetask.layout import Layout, alone_in
-    from imagetask.push import check_folder, check_push
+    from imagetask.push import check_folder, check_name
     from imagetask.push import push as push_dataset
 
     from ..hub_credentials import hub_token
 
+    check_name(repo)
     layout = Layout(folder.absolute())
     check_folder(layout)
     token = hub_token(hub_credentials)
     with alone_in(layout), if_interrupted("Interrupted. What was sent is kept; the same command goes on."):
-        check_push(repo, token)
         pushed = push_dataset(layout, repo, token=token, private=not public, told=say)
     if pushed.commit is None:
         say(f"nothing is new: {pushed.url}")

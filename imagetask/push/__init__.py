@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from imagetask.card import card_of
 from imagetask.errors import HubError, UsageError
-from imagetask.hub import TOKEN_WANTED, hub_api, hub_errors, hub_url
+from imagetask.hub import TOKEN_WANTED, hub_api, hub_errors, hub_url, short_words
 from imagetask.layout import Layout
 from imagetask.push.local import LocalFile, Pushing, check_folder, local_files
-from imagetask.push.remote import CARD, MARKER, look_at, marker_text
+from imagetask.push.remote import CARD, MARKER, Remote, look_at, marker_text
+from imagetask.settings import HUB_NAME
 
-__all__ = ["Pushed", "check_folder", "check_push", "push"]
+__all__ = ["Pushed", "check_folder", "check_name", "check_push", "push"]
 
 Operation = CommitOperationAdd | CommitOperationDelete
 
@@ -29,7 +31,7 @@ _AT_MOST = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """What a push came to. commit: None where nothing was new. files, num_bytes: that were sent."""
+    """What a push came to. commit: None where nothing was new. files, num_bytes: new by it, but for the card."""
 
     repo: str
     url: str
@@ -52,19 +54,30 @@ def push(
     committed again; shards that are no longer part of the dataset leave it. In memory is a piece of one file at a time.
     Killed, or refused in the middle, the next push goes on. The caller holds the folder.
 
-    token: None for HF_TOKEN. told: takes a line for each file that was sent, and for each wait. Raises `DatasetError`
+    token: None for HF_TOKEN. told: takes a line for each file that is up, and for each wait. Raises `DatasetError`
     where there is no finished dataset, `UsageError` for what a person has to mend, `HubError` where the Hub refuses, or
     does not answer, for five minutes.
     """
+    check_name(repo)
     check_folder(layout)
     if layout.quality.is_dir():
         from imagetask.quality import scored
 
         scored(layout)
-    api = hub_api(token)
-    pushing = Pushing.begin(layout, repo)
+    work = _Push(layout, hub_api(token), Pushing.begin(layout, repo), private, told)
     with _without_bars():
-        return _patiently(lambda: _push(layout, api, pushing, private, told), told)
+        try:
+            return _patiently(work.attempt, told)
+        except UsageError:
+            with suppress(HubError):
+                check_push(repo, token)  # which knows better what the token lacks, if it is that
+            raise
+
+
+def check_name(repo: str) -> None:
+    """Raises `UsageError` for what is no OWNER/NAME."""
+    if not re.fullmatch(HUB_NAME, repo):
+        raise UsageError(f"{repo!r} is no name of a dataset on the Hub: expected OWNER/NAME")
 
 
 def check_push(repo: str, token: str | None = None) -> None:
@@ -105,48 +118,89 @@ def _patiently(work: Callable[[], Pushed], told: Callable[[str], None]) -> Pushe
         except HubError as error:
             wait = max(error.retry_after or 0.0, pause)
             if waited + wait > LONGEST_WAIT:
-                raise HubError(f"{error}; what was sent is kept, and the same command goes on") from None
+                asked = f", and asks to wait {error.retry_after:.0f} s" if error.retry_after else ""
+                raise HubError(f"{error}{asked}; what was sent is kept, and the same command goes on") from None
             told(f"{error}: waiting {wait:.0f} s")
             time.sleep(wait)
             waited, pause = waited + wait, min(2 * pause, _AT_MOST)
 
 
-def _push(layout: Layout, api: HfApi, pushing: Pushing, private: bool, told: Callable[[str], None]) -> Pushed:
-    there = look_at(api, pushing.repo, private)
-    there.check_is_of(pushing.dataset)
-    if private and not there.private:
-        told(f"{pushing.repo} is public already, and stays so")
-    files = local_files(layout, pushing)
-    new = {path: file for path, file in files.items() if not there.has(path, file)}
-    pushing.publish(files)  # from here on no run cuts these shards anew
-    operations: list[Operation] = [*_sent(api, pushing.repo, new, told), *map(CommitOperationDelete, there.gone(files))]
-    card = there.text(api, CARD)
-    own = layout.card.read_text("utf-8", "replace") if layout.card.is_file() else None
-    texts = {CARD: (card, card_of(layout, repo=pushing.repo, earlier=own if card is None else card))}
-    texts[MARKER] = (there.text(api, MARKER), marker_text(pushing, files))
-    operations += [CommitOperationAdd(path, text.encode()) for path, (old, text) in texts.items() if text != old]
-    commit = _committed(api, pushing.repo, operations, there.head) if operations else None
-    pushing.end(files, commit or there.head)
-    url = f"{hub_url()}/datasets/{pushing.repo}"
-    return Pushed(pushing.repo, url, commit, len(new), sum(file.num_bytes for file in new.values()))
+@dataclass(slots=True)
+class _Push:
+    """One push, over all its attempts.
 
+    up: files that are up, and not seen before a commit, by path. asked: whether a commit was asked for, which may have
+    been made though its answer was lost.
+    """
 
-def _sent(
-    api: HfApi, repo: str, new: Mapping[str, LocalFile], told: Callable[[str], None]
-) -> Iterator[CommitOperationAdd]:
-    """Sends the files, one after the other; what is in the Hub's storage already is not sent again."""
-    for number, (path, file) in enumerate(new.items(), 1):
-        operation = CommitOperationAdd(path, file.path)
-        with hub_errors("push to", repo):
-            api.preupload_lfs_files(repo, [operation], repo_type="dataset")
-        told(f"{path}: sent, {number} of {len(new)}")
-        yield operation
+    layout: Layout
+    api: HfApi
+    note: Pushing
+    private: bool
+    told: Callable[[str], None]
+    up: dict[str, CommitOperationAdd] = field(default_factory=dict)
+    asked: bool = False
 
+    def attempt(self) -> Pushed:
+        """Looks at what is there, sends what is not, and makes it visible at once."""
+        there, files = self._look()
+        new = {path: file for path, file in files.items() if not there.has(path, file)}
+        self.note.publish(files)  # from here on no run cuts these shards anew
+        self._send(new)
+        operations: list[Operation] = [*(self.up[path] for path in new), *self._texts(there, files)]
+        operations += map(CommitOperationDelete, there.gone(files))
+        commit = self._commit(operations, there.head) if operations else there.head
+        self.note.end(files, commit)
+        sizes = [files[path].num_bytes for path in self.up if path in files]
+        made = commit if operations or self.asked else None
+        return Pushed(there.repo, f"{hub_url()}/datasets/{there.repo}", made, len(sizes), sum(sizes))
 
-def _committed(api: HfApi, repo: str, operations: list[Operation], head: str) -> str:
-    """Makes it all visible at once; gives the commit. Somebody else's since `head` is an error that passes."""
-    with hub_errors("push to", repo):
-        made = api.create_commit(
-            repo, operations, commit_message="Images by imagetask", repo_type="dataset", parent_commit=head
-        )
-    return str(made.oid)
+    def _look(self) -> tuple[Remote, dict[str, LocalFile]]:
+        there = look_at(self.api, self.note.repo, self.private)
+        there.check_is_of(self.note.dataset)
+        if there.private != self.private and not self.up:
+            self.told(f"{there.repo} is {'private' if there.private else 'public'} already, and stays so")
+        return there, local_files(self.layout, self.note)
+
+    def _send(self, new: Mapping[str, LocalFile]) -> None:
+        """Sends the files, one after the other; what is in the Hub's storage already is not sent again."""
+        for number, (path, file) in enumerate(new.items(), 1):
+            if path in self.up:
+                continue
+            operation = CommitOperationAdd(path, file.path)
+            with hub_errors("push to", self.note.repo):
+                self.api.preupload_lfs_files(self.note.repo, [operation], repo_type="dataset")
+            self.up[path] = operation
+            self.told(f"{path}: uploaded, {number} of {len(new)}")
+
+    def _texts(self, there: Remote, files: Mapping[str, LocalFile]) -> Iterator[CommitOperationAdd]:
+        """The card and our marker, where they say something new."""
+        card = there.text(self.api, CARD)
+        own = self.layout.card.read_text("utf-8", "replace") if self.layout.card.is_file() else None
+        texts = {CARD: (card, card_of(self.layout, repo=there.repo, earlier=own if card is None else card))}
+        texts[MARKER] = (there.text(self.api, MARKER), marker_text(self.note, files))
+        for path, (old, text) in texts.items():
+            if text != old:
+                yield CommitOperationAdd(path, text.encode())
+
+    def _commit(self, operations: list[Operation], head: str) -> str:
+        """Gives the commit. Somebody else's since `head` is an error that passes."""
+        self.asked = True
+        try:
+            with hub_errors("push to", self.note.repo):
+                made = self.api.create_commit(
+                    self.note.repo,
+                    operations,
+                    commit_message="Images by imagetask",
+                    repo_type="dataset",
+                    parent_commit=head,
+                )
+        except ValueError as error:  # so the client tells that the Hub refuses the front matter of the card
+            if not str(error).startswith("Invalid metadata in README.md"):
+                raise
+            said = short_words(str(error).partition("\n")[2]) or "it does not say why"
+            raise UsageError(
+                f"the Hub refuses the front matter of the card of {self.note.repo} ({said}): mend it in "
+                f"{self.layout.card}; a licence is given with --license"
+            ) from None
+        return str(made.oid)

@@ -70,6 +70,7 @@ class Pushing:
     def end(self, files: Mapping[str, LocalFile], commit: str) -> None:
         """Notes that these are there, by this commit, and no others."""
         self.files = self._shards(files)
+        self.hashes = {path: known for path, known in self.hashes.items() if path in files}
         self._write(commit)
 
     def _shards(self, files: Mapping[str, LocalFile]) -> dict[str, str]:
