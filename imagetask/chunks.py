@@ -250,8 +250,9 @@ def _with_own_pictures(asked: list[list[Generation]], answers: list[Row], each: 
 
     found = []
     for row, generations in enumerate(asked):
-        values = [answer.get(_IMAGE) for answer in answers[row * each : (row + 1) * each]]
-        values = values[0] if isinstance(values[0], list) else values
+        values: list[Any] = [answer.get(_IMAGE) for answer in answers[row * each : (row + 1) * each]]
+        if len(values) != len(generations):  # one list for all of them, where the task groups
+            values = values[0] if isinstance(values[0], list) and len(values[0]) == len(generations) else generations
         found.append([shown(*pair) for pair in zip(generations, values, strict=True)])
     return found
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from PIL import Image as PILImage
 
 from imagetask import GenerationStore, Image, ImageGeneration, ManagedModel, PlaceholderImageGeneration, TaskError
 from imagetask.chunks import run_chunk
 from imagetask.errors import StorageError
+from imagetask.images import encode_picture
 from imagetask.parts import part_path
 from imagetask.plan import make_plan
 from imagetask.settings import RunSettings
@@ -202,3 +205,11 @@ def test_pictures_that_a_task_made_are_stored_under_their_own_hash(tmp_path: Pat
         assert [half.width for half in halves] == [own.width // 2, own.width - own.width // 2]
     assert part["row_id"].n_unique() == 3
     assert part["status"].to_list() == ["done"] * 3, "though its process yields no status"
+
+
+def test_columns_of_a_picture_tell_of_the_one_that_a_task_made(tmp_path: Path) -> None:
+    given = encode_picture(PILImage.linear_gradient("L").resize((40, 30)), "PNG")
+    part = run_first_chunk(tmp_path, "Given", [{"prompt": "a", "given": given}, {"prompt": "b", "given": None}])
+    told = part.select("image_format", "image_bytes", "image_sha256", "image_size")
+    assert told.row(0) == ("PNG", len(given), hashlib.sha256(given).hexdigest(), "40x30")
+    assert told.row(1)[0] == "JPEG", "the generation's own, which the task left out"
