@@ -17,7 +17,7 @@ from imagetask.card import card_settings, write_card
 from imagetask.card_counts import count_dataset
 from imagetask.columns import image_columns
 from imagetask.dataset_rows import Row, as_images
-from imagetask.errors import DatasetError
+from imagetask.errors import DatasetError, RowIndexError
 from imagetask.images import Image
 from imagetask.layout import Layout, alone_in, read_json, write_json
 from imagetask.shards import shard_files, transform_shards, write_shards
@@ -27,10 +27,6 @@ from imagetask.store import GenerationStore
 if TYPE_CHECKING:
     from imagetask.exports import Exported, Format
     from imagetask.push import Pushed
-
-
-class RowIndexError(DatasetError, IndexError):
-    """There is no row of that number."""
 
 
 class ImageDataset:

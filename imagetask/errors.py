@@ -4,6 +4,7 @@ ImageTaskError
 ├── UsageError            what the user gave is wrong: the message names it, and says what to do
 │   ├── SourceError       the table of prompts cannot be read, or lacks a column
 │   └── DatasetError      the dataset folder is not one, or holds something else
+│       └── RowIndexError a dataset has no such row; also an IndexError
 ├── ImageError            bytes or text that are no (whole) image; also a ValueError
 ├── GenerationError       one image was not generated; has an `ErrorKind`
 ├── RunStopped            no more calls may be made; has the `StopReason`
@@ -59,6 +60,10 @@ class SourceError(UsageError):
 
 class DatasetError(UsageError):
     """The folder is no dataset of ours, or already holds something else."""
+
+
+class RowIndexError(DatasetError, IndexError):
+    """The dataset has no row of this number."""
 
 
 class ImageError(ImageTaskError, ValueError):
