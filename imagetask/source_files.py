@@ -116,7 +116,7 @@ def cached(key: str, suffix: str, make: Callable[[Path], None]) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         _sweep(folder)
         if path.is_file():
-            os.utime(path)
+            os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))  # used now; its change is part of keys
             return path
     except OSError as error:
         raise StorageError(f"the cache {folder} cannot be written: {error.strerror}; set IMAGETASK_CACHE") from error
@@ -140,5 +140,5 @@ def _sweep(folder: Path) -> None:
     old = time.time() - _KEPT
     for path in folder.iterdir():
         with suppress(OSError):
-            if path.stat().st_mtime < old:
+            if path.stat().st_atime < old:
                 path.unlink()

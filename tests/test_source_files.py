@@ -185,6 +185,7 @@ def test_objects_are_fetched_once_and_named_with_their_state(bucket: S3Server, c
     url = f"s3://{bucket.bucket}/in"
     assert read(f"{url}/b.csv") == ROWS
     assert read(f"{url}/*.csv*") == {name: cells * 2 for name, cells in ROWS.items()}
+    assert read(f"{url}/a.csv.gz") == ROWS
     assert len(list(cache.iterdir())) == 3, "two objects, and one of them unpacked"
     [file] = source_files(f"{url}/b.csv")
     assert file.pinned.startswith(f"{url}/b.csv (")
