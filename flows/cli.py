@@ -154,7 +154,10 @@ def _told(error: Exception | KeyboardInterrupt) -> int:
 def main() -> None:
     """Entry point of the command `imagetask`."""
     try:
-        code = app([STANDARD_INPUT if word == "-" else word for word in sys.argv[1:]])
+        words = sys.argv[1:]
+        if words[1:2] == ["-"] and words[0] in ("generate", "preview"):
+            words[1] = STANDARD_INPUT
+        code = app(words)
     except CycloptsError as error:
         code = _told(UsageError(wrong_words(error)))
     except (ImageTaskError, KeyboardInterrupt) as error:

@@ -19,7 +19,12 @@ BEGIN, END = "<!-- imagetask: begin -->", "<!-- imagetask: end -->"
 _BLOCK = re.compile(r"\A\s*---[ \t]*\n(.*?)(?:^|\n)---[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
 _PART = re.compile(rf"^{BEGIN}[ \t]*$(?:(?!^{BEGIN}[ \t]*$).)*?^{END}[ \t]*$", re.DOTALL | re.MULTILINE)
 _MARKER = re.compile(rf"^(?:{BEGIN}|{END})[ \t]*\n?", re.MULTILINE)
-_UNMARKED = "generated with imagetask by"
+_UNMARKED = re.compile(
+    r"\s*# [^\n]*\n\n[\d,]+ rows and [^\n]*generated with imagetask by .*"
+    r"How it was made:\n(?:\n```json\n(?:(?!```).)*\n```\s*)?",
+    re.DOTALL,
+)
+"""A whole card of a version that wrote no markers: its title, and our sentences alone."""
 """What the cards of versions without markers said."""
 
 _CLASSES = ((1_000, "1K"), (10_000, "10K"), (100_000, "100K"), (1_000_000, "1M"), (10_000_000, "10M"))
@@ -75,7 +80,8 @@ def read_earlier(readme: str | None) -> Earlier:
         front, body = {}, f"{body.rstrip()}\n\n{block(begun[1], 'yaml')}\n"
     if part := _PART.search(body):
         return Earlier(front, body[: part.start()].strip("\n"), body[part.end() :].strip("\n"))
-    if "imagetask" in _listed(front.get("tags")) and _UNMARKED in body:
+    is_old = _UNMARKED.fullmatch(body) and not _MARKER.search(body)
+    if "imagetask" in _listed(front.get("tags")) and is_old:
         return Earlier(front)
     return Earlier(front, _MARKER.sub("", body).strip("\n"))
 

@@ -73,7 +73,9 @@ def hub_errors(doing: str, repo: str) -> Iterator[None]:
         yield
     except ImageTaskError:
         raise
-    except (httpx2.HTTPError, EntryNotFoundError, HFValidationError, JSONDecodeError, OSError, RuntimeError) as error:
+    except HFValidationError as error:
+        raise _told(error, doing, repo) from None
+    except (httpx2.HTTPError, EntryNotFoundError, JSONDecodeError, OSError, RuntimeError) as error:
         if isinstance(error, OSError) and not isinstance(error, _OF_THE_HUB) and error.errno is not None:
             raise StorageError(f"could not {doing} the dataset {repo}: the disk refused: {error.strerror}") from error
         raise _told(error, doing, repo) from None
@@ -104,7 +106,7 @@ def _told(error: BaseException, doing: str, repo: str) -> ImageTaskError:
         return _refusal(error, doing, repo, name)
     if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
         return UsageError(f"{name} has no such file: {short_words(str(error))}")
-    host = urlsplit(hub_url()).netloc
+    host = urlsplit(hub_url()).netloc.rpartition("@")[2]
     return HubError(f"could not {doing} {name}: {host} does not answer ({type(error).__name__})")
 
 

@@ -119,6 +119,14 @@ def is_without_bucket(error: BaseException) -> bool:
     return _NO_BUCKET.search(str(error)) is not None
 
 
+def may_pass(error: BaseException) -> bool:
+    """Whether the same request may work later: the store did not answer, or with 408, 429 or 5xx."""
+    text = str(error)
+    if status := _STATUS.search(text):
+        return status[1].startswith(("408", "429", "5"))
+    return "HTTP error" in text and not _METADATA.search(text)
+
+
 def refusal(error: BaseException) -> str:
     """What went wrong, on one line: the status with the store's code, how the connection failed, or obstore's words."""
     text = str(error)

@@ -25,7 +25,7 @@ from imagetask.snapshot import BATCH_ROWS, first_marks, read_rows, rows_digest, 
 from imagetask.source_files import SourceFile
 from imagetask.source_prompts import with_prompt
 from imagetask.sources import check_columns, in_small_pieces, read_errors, scan_source, source_files, source_name
-from imagetask.tasks.base import BOOKKEEPING, ImageTask, column_names, required_columns
+from imagetask.tasks.base import BOOKKEEPING, SCORES, ImageTask, column_names, required_columns
 from imagetask.tasks.loading import code_digest, load_task
 
 SMALLEST_CHUNK = 250
@@ -130,7 +130,8 @@ def make_plan(settings: RunSettings, models: Sequence[ImageGenerationModel], tok
     `StorageError`.
     """
     name, layout = source_name(settings.source), settings.layout
-    files = source_files(settings.source, token)
+    with read_errors(name):
+        files = source_files(settings.source, token)
     frame = open_source(settings, files=files)
     task = make_task(settings, ManagedModel(_Unasked()))
     with read_errors(name), in_small_pieces():
@@ -209,7 +210,7 @@ def _present(frame: pl.LazyFrame, task: ImageTask) -> list[str]:
 
 def _check_clashes(columns: Sequence[str], task: ImageTask, settings: RunSettings, name: str) -> None:
     """A column `seed` that is each row's own, and a `row_id` that is the user's, are what ours of that name tell."""
-    ours = {task.output_mappings.get(column, column) for column in task.outputs} | {*BOOKKEEPING, "model_name"}
+    ours = {task.output_mappings.get(column, column) for column in task.outputs} | {*BOOKKEEPING, *SCORES, "model_name"}
     if task.parameter_columns.get("seed") == "seed":
         ours.discard("seed")
     if settings.row_id_column == "row_id":

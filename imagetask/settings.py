@@ -248,6 +248,8 @@ class RunSettings(BaseModel):
     @field_validator("param_column")
     @classmethod
     def _no_prompt_column(cls, value: dict[str, str]) -> dict[str, str]:
+        if secret := next((name for name in value if re.search(SECRET_NAME, name)), None):
+            raise ValueError(f"{secret!r} is a secret: keep it in a block, and give its name as credentials")
         if "prompt" in value:
             raise ValueError("the prompt is no parameter: name its column with --prompt-column")
         return value

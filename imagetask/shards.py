@@ -89,8 +89,6 @@ def transform_shards(layout: Layout, names: Sequence[str]) -> None:
     files = shard_files(layout)
     if record is None:
         raise DatasetError(f"{layout.root} does not tell of its shards: transform a frame of it instead")
-    if any(not entry["digest"] for entry in record["shards"]):
-        raise DatasetError(f"{layout.root} was left while its shards were put in place: run the same command again")
     schema = pq.read_schema(files[0])
     if missing := [name for name in names if name not in schema.names]:
         raise UsageError(f"{layout.root} has no column {missing[0]!r}; it has {', '.join(schema.names)}")
@@ -110,12 +108,14 @@ def transform_shards(layout: Layout, names: Sequence[str]) -> None:
 def shard_files(layout: Layout) -> list[Path]:
     """The shards of a dataset, in order: those that its record names, or all where it has none.
 
-    Raises `DatasetError` where there are none, or one is missing.
+    Raises `DatasetError` where there are none, one is missing, or a killed run left new ones beside old ones.
     """
     record = read_json(layout.shards)
     if record is None:
         files = sorted(layout.data.glob("*.parquet"))
     else:
+        if any(entry.get("gone") or not entry.get("digest") for entry in record["shards"]):
+            raise DatasetError(f"{layout.root} was left while its shards were put in place: run the same command again")
         files = [layout.data / entry["file"] for entry in record["shards"]]
     if not files:
         raise DatasetError(f"{layout.root} holds no finished dataset: expected {layout.data.name}/*.parquet")

@@ -12,10 +12,12 @@ import os
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pyarrow as pa
@@ -72,61 +74,79 @@ def is_data(name: str) -> bool:
     return Path(name.lower().removesuffix(packing(name))).suffix in FORMATS
 
 
+def matches(path: str, pattern: str) -> bool:
+    """Whether a glob names a path of a dataset or a bucket, by the rules of files: `*` stays between two slashes, `**`
+    does not, and neither takes a name that begins with a dot."""
+    return _fits(path.split("/"), pattern.split("/"))
+
+
+def _fits(names: Sequence[str], patterns: Sequence[str]) -> bool:
+    if not names or not patterns:
+        return not names and all(pattern == "**" for pattern in patterns)
+    hidden = names[0].startswith(".")
+    if patterns[0] == "**":
+        return _fits(names, patterns[1:]) or (not hidden and _fits(names[1:], patterns))
+    shown = not hidden or patterns[0].startswith(".")
+    return shown and fnmatchcase(names[0], patterns[0]) and _fits(names[1:], patterns[1:])
+
+
 def unpacked(file: SourceFile) -> SourceFile:
-    """The same file, unpacked where it is packed. Raises `SourceError`, `StorageError`."""
+    """The same file, unpacked where it is packed. Raises `SourceError`, `StorageError`, and `OSError` of the file."""
     kind = packing(file.name)
     if not kind:
         return file
-    stat = file.path.stat()
+    with file.path.open("rb") as packed:
+        stat = os.fstat(packed.fileno())
     if stat.st_size == 0:
         raise SourceError(f"{file.name} is empty (0 bytes); give a file with at least one row")
     suffix = format_suffix(file.name)
-    path = cached(f"{file.path} {stat.st_size} {stat.st_mtime_ns}", suffix, lambda new: _unpack(file, kind, new))
-    return replace(file, path=path)
 
+    def unpack(new: Path) -> None:
+        with unpacking(file.path, kind, file.name) as data, new.open("wb") as to:
+            shutil.copyfileobj(data, to, 1 << 20)
 
-def _unpack(file: SourceFile, kind: str, new: Path) -> None:
-    with _packing_errors(file.name, "gzip" if kind == ".gz" else "Zstandard"), new.open("wb") as to:
-        if kind == ".gz":
-            with gzip.open(file.path) as data:
-                shutil.copyfileobj(data, to, 1 << 20)
-        else:
-            with pa.CompressedInputStream(pa.OSFile(str(file.path)), "zstd") as data:
-                while piece := data.read(1 << 20):
-                    to.write(piece)
+    return replace(file, path=cached(f"{file.path} {stat.st_size} {stat.st_mtime_ns}", suffix, unpack))
 
 
 @contextmanager
-def _packing_errors(name: str, kind: str) -> Iterator[None]:
+def unpacking(path: Path, kind: str, name: str) -> Iterator[Any]:
+    """What is in a file that is packed as ".gz" or ".zst", as a stream of bytes. name: for messages.
+
+    Raises `SourceError`, also while it is read; the system's own errors as they are.
+    """
     try:
-        yield
-    except (gzip.BadGzipFile, EOFError, zlib.error, pa.ArrowException) as error:
-        raise SourceError(f"{name} is cut short, or is not {kind}: pack or download it again") from error
-    except OSError as error:
-        if error.errno is None:  # Arrow's
-            raise SourceError(f"{name} is cut short, or is not {kind}: pack or download it again") from error
-        raise StorageError(f"could not unpack {name}: {error.strerror}") from error
+        with gzip.open(path) if kind == ".gz" else pa.CompressedInputStream(pa.OSFile(str(path)), "zstd") as data:
+            yield data
+    except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # not of gzip or Arrow
+            raise
+        meant = "gzip" if kind == ".gz" else "Zstandard"
+        raise SourceError(f"{name} is cut short, or is not {meant}: pack or download it again") from error
 
 
 def cached(key: str, suffix: str, make: Callable[[Path], None]) -> Path:
-    """The file of the cache under a key, which `make` writes where it is not there. Raises what `make` raises."""
+    """The file of the cache under a key, which `make` writes where it is not there.
+
+    Raises what `make` raises, `StorageError` for the disk.
+    """
     folder = _folder()
     path = folder / f"{hashlib.blake2b(key.encode('utf-8', 'surrogateescape'), digest_size=16).hexdigest()}{suffix}"
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _sweep(folder)
         if path.is_file():
             os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))  # used now; its change is part of keys
             return path
+        make(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())  # a file that lost its end with the power would be taken for whole
+        return temporary.replace(path)
     except OSError as error:
         raise StorageError(f"the cache {folder} cannot be written: {error.strerror}; set IMAGETASK_CACHE") from error
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
-    try:
-        make(temporary)
-        temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
-    return path
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def _folder() -> Path:

@@ -5,21 +5,23 @@ from __future__ import annotations
 import glob
 from collections.abc import Iterator
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 import obstore
-from obstore.exceptions import BaseError, NotFoundError
+from obstore.exceptions import BaseError, NotFoundError, PreconditionError
 
-from imagetask.errors import SourceError, UsageError
-from imagetask.object_stores import is_without_bucket, open_store, refusal
-from imagetask.source_files import SourceFile, cached, format_suffix, packing
+from imagetask.errors import SourceError, StorageError, UsageError
+from imagetask.object_stores import is_without_bucket, may_pass, open_store, refusal
+from imagetask.source_files import SourceFile, cached, format_suffix, matches, packing
+
+_PIECE = 4 << 20
+"""Bytes that are asked for at once: obstore gives each answer 30 s, however large it is."""
 
 
 def object_files(url: str) -> list[SourceFile]:
     """The objects that a URL names, fetched into the cache; with the credentials of the environment.
 
-    Raises `SourceError`, `UsageError`.
+    Raises `SourceError`, `UsageError`, `StorageError` for a store that does not answer.
     """
     scheme, _, place = url.partition("://")
     bucket, _, key = place.partition("/")
@@ -35,7 +37,7 @@ def _matching(store: obstore.store.ObjectStore, url: str, pattern: str) -> list[
     folder = pattern[:before].rpartition("/")[0]
     with _refusals(url):
         pages = obstore.list(store, prefix=folder or None)
-        found = [entry["path"] for page in pages for entry in page if fnmatchcase(entry["path"], pattern)]
+        found = [entry["path"] for page in pages for entry in page if matches(entry["path"], pattern)]
     if not found:
         raise SourceError(f"no object matches {url}; check the bucket, the path and the suffix")
     return sorted(found)
@@ -51,9 +53,12 @@ def _fetched(store: obstore.store.ObjectStore, root: str, key: str) -> SourceFil
     state = (meta["e_tag"] or str(meta["last_modified"])).strip('"')
 
     def fetch(new: Path) -> None:
+        patient = open_store(root)
         with _refusals(name), new.open("wb") as file:
-            for piece in obstore.get(store, key).stream(min_chunk_size=1 << 20):
-                file.write(piece)
+            for start in range(0, meta["size"], _PIECE):
+                end = min(start + _PIECE, meta["size"])
+                answer = obstore.get(patient, key, options={"range": (start, end), "if_match": meta["e_tag"]})
+                file.write(answer.bytes())
 
     return SourceFile(cached(f"{name} {state} {meta['size']}", suffix, fetch), name, f"{name} ({state})")
 
@@ -67,5 +72,9 @@ def _refusals(name: str) -> Iterator[None]:
         if is_without_bucket(error):
             raise SourceError(f"{name} cannot be read: the bucket does not exist") from None
         raise SourceError(f"there is no object {name}; check the bucket and the key") from None
+    except PreconditionError:
+        raise StorageError(f"{name} changed while it was fetched; run the same command again") from None
     except BaseError as error:
-        raise UsageError(f"{name} cannot be read: {refusal(error)}") from None
+        kind, told = StorageError if may_pass(error) else UsageError, f"{name} cannot be read: {refusal(error)}"
+        error.args = ("what the store answered is not kept",)
+        raise kind(told) from None

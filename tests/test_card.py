@@ -230,6 +230,13 @@ def test_card_of_a_version_without_markers_is_replaced_whole(layout: Layout) -> 
     assert front(written)["license"] == "mit"
 
 
+@pytest.mark.parametrize("cut", [BEGIN, END, ""])
+def test_card_that_people_took_over_keeps_their_text(layout: Layout, cut: str) -> None:
+    ours = card_of(layout)
+    theirs = (ours.replace(cut, "") if cut else ours.replace(BEGIN, "").replace(END, "")) + "\n## Written by me\n"
+    assert "## Written by me" in card_of(layout, earlier=theirs)
+
+
 @pytest.mark.parametrize("lone", [BEGIN, END, f"{END}\n{BEGIN}", f"{BEGIN}\n{BEGIN}"])
 def test_marker_without_its_other_half_costs_no_text(layout: Layout, lone: str) -> None:
     written = card_of(layout, earlier=f"Before.\n{lone}\nAfter.\n")

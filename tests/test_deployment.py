@@ -253,7 +253,7 @@ REFUSED: dict[str, list[Any]] = {
         "~nobody-of-the-name/p.csv",
     ],
     "prompt": ["a {}", "a {b!r}", "a {b:>10}", "a } b", "a {b"],
-    "param_column": [{"prompt": "text"}],
+    "param_column": [{"prompt": "text"}, {"api_key": "pass5word"}],
     "push_to": ["name", "owner/name/more", "https://host/owner/name", "/name", ""],
     "hub_credentials": ["hf_pass5word", "my block"],
     "license": ["My own", ""],

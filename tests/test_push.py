@@ -25,7 +25,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from imagetask import push as pushing
 from imagetask.errors import DatasetError, HubError, UsageError
 from imagetask.hub import hub_errors
-from imagetask.layout import Layout, read_json
+from imagetask.layout import Layout, read_json, write_json
 from imagetask.push import Pushed, check_push, push
 from tests.canary import found, new_key
 from tests.command_line import DONE, WRONG_USAGE, environment, imagetask
@@ -347,3 +347,13 @@ def test_the_command_pushes_and_says_how_to_load_it(hub: HubServer, out: Path, t
     assert "who has no part in you: push to me/…" in refused.text
     assert found(TOKEN, ended.text, refused.text) == []
     assert found(TOKEN, out) == []
+
+
+def test_a_dataset_that_a_killed_run_left_half_new_is_not_pushed(hub: HubServer, out: Path) -> None:
+    layout = Layout(out)
+    record = read_json(layout.shards) or {}
+    for sign in ({"digest": ""}, {"gone": True}):
+        write_json(layout.shards, {**record, "shards": [{**record["shards"][0], **sign}]})
+        with pytest.raises(DatasetError, match="was left while its shards were put in place: run the same command"):
+            pushed(out)
+    assert not hub.exists(REPO)

@@ -59,7 +59,7 @@ WORDS = (
 )
 
 
-def placeholders(count: int, side: int = 128) -> list[bytes]:
+def placeholders(count: int, side: int = 96) -> list[bytes]:
     """Different pictures that share their layout."""
     random = np.random.default_rng(5)
     prompts = (" ".join(random.choice(WORDS, random.integers(2, 16))) for _ in range(count))
@@ -334,3 +334,15 @@ def test_columns_that_become_pictures_later_leave_the_scores_alone(tmp_path: Pat
     make_dataset(tmp_path / "out", [{"prompt": "a", "other": placeholders(1)[0]}])
     transform_shards(Layout(tmp_path / "out"), ["other"])
     assert scored(Layout(tmp_path / "out"))
+
+
+def test_no_code_is_run_that_only_a_table_from_elsewhere_names(tmp_path: Path, scorers: Path) -> None:
+    out, said = tmp_path / "out", list[str]()
+    make_dataset(out, [{"prompt": "a"}])
+    scored(Layout(out), ["my_scorers:length"])
+    (Layout(out).state / "scorers.json").unlink()
+    scorers.write_text("raise SystemExit('this was run')")
+    make_dataset(out, [{"prompt": "a"}, {"prompt": "b"}])
+    scored(Layout(out), say=said.append)
+    assert "was never named for this folder: it is not run" in said[0]
+    assert scan_scored(Layout(out)).select("pixels").collect()["pixels"].to_list() == [256, None]

@@ -175,3 +175,20 @@ def test_what_cannot_be_asked_is_told_before_anything_is(tmp_path: Path, options
     )
     with pytest.raises(UsageError, match=says):
         open_source(RunSettings.checked(source=str(tmp_path / "p.parquet"), out=tmp_path / "out", **options))
+
+
+def test_rows_that_cannot_be_asked_for_fail_alone(tmp_path: Path, model_server: ModelServer) -> None:
+    rows = pl.DataFrame(
+        {"prompt": ["a", "b", "c", "d"], "seed": ["1", str(2**63), "3", "4"], "width": [64, 64, 64, None]}
+    ).with_columns(height=pl.Series([64, 64, None, None], dtype=pl.Int64))
+    dataset = generated(tmp_path / "out", rows, model_server, "openai")
+    failed = dataset.failures().select("prompt", "error_kind", "error_message").rows()
+    assert [(prompt, kind) for prompt, kind, _ in failed] == [("b", "invalid_input"), ("c", "invalid_input")]
+    assert "below 2**63" in failed[0][2]
+    assert failed[1][2] == "the row has no height, and neither has the run: they go together"
+    assert len(model_server.calls) == 2
+
+
+def test_a_column_that_has_the_name_of_a_score_is_refused_with_the_option_that_mends_it(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="--rename aspect=source_aspect"):
+        make_dataset(tmp_path / "out", [{"prompt": "a", "aspect": "16:9"}])

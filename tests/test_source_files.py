@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import sys
+import time
 from collections.abc import Iterator
+from glob import glob
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import huggingface_hub.constants
@@ -16,8 +20,9 @@ import pyarrow as pa
 import pytest
 from imagetask_flows.command_line.standard_input import saved_standard_input
 
-from imagetask.errors import HubError, SourceError, UsageError
+from imagetask.errors import HubError, SourceError, StorageError, UsageError
 from imagetask.object_stores import open_store
+from imagetask.source_files import matches
 from imagetask.sources import scan_source, source_files, source_name
 from tests.command_line import WRONG_USAGE, imagetask
 from tests.hub_server import HubServer
@@ -79,6 +84,21 @@ def test_packed_files_are_read_as_what_is_in_them(tmp_path: Path, cache: Path, n
     assert source_files(path)[0].pinned == name
 
 
+def test_what_was_not_used_for_a_week_leaves_the_cache(tmp_path: Path, cache: Path) -> None:
+    for name in ("old.csv.gz", "used.csv.gz"):
+        read(written(tmp_path / name, gzip.compress(CSV)))
+    for path in cache.iterdir():
+        os.utime(path, (time.time() - 6 * 86_400, path.stat().st_mtime))
+    read(tmp_path / "used.csv.gz")
+    [used] = [path for path in cache.iterdir() if path.stat().st_atime > time.time() - 86_400]
+    for path in cache.iterdir():
+        os.utime(path, (path.stat().st_atime - 2 * 86_400, path.stat().st_mtime))
+    read(written(tmp_path / "new.csv.gz", gzip.compress(CSV)))
+    left = list(cache.iterdir())
+    assert used in left
+    assert len(left) == 2
+
+
 def test_packed_parquet_and_json_lines_are_read_too(tmp_path: Path) -> None:
     file = io.BytesIO()
     pl.DataFrame(ROWS).write_parquet(file)
@@ -124,6 +144,39 @@ def test_dataset_on_the_hub_is_read_at_one_commit_which_is_told(hub: HubServer) 
     assert source_name("hf://datasets/me/open") == "hf://datasets/me/open"
 
 
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "*.csv",
+        "*",
+        "**",
+        "**/*.csv",
+        "a/*.csv",
+        "a/**/*.csv",
+        "a/**",
+        "a/*/c.csv",
+        "**/b/?.csv",
+        ".*",
+        "*/.x/*",
+        "[a].*",
+    ],
+)
+def test_globs_elsewhere_name_what_they_name_in_a_folder(tmp_path: Path, pattern: str) -> None:
+    found = ["a.csv", "b.tsv", ".c.csv", "a/a.csv", "a/b/c.csv", "a/b/e/d.csv", "a/.x/c.csv", ".b/a.csv", "b/b/b.csv"]
+    for path in found:
+        (tmp_path / "in" / path).parent.mkdir(parents=True, exist_ok=True)
+        written(tmp_path / "in" / path, CSV)
+    here = glob(pattern, root_dir=tmp_path / "in", recursive=True)
+    assert {path for path in found if matches(path, pattern)} == {p for p in here if (tmp_path / "in" / p).is_file()}
+
+
+def test_a_file_on_the_hub_is_found_without_a_listing_and_a_wrong_one_not_fetched(hub: HubServer) -> None:
+    assert read("hf://datasets/me/open/prompts.csv") == ROWS
+    assert "no suffix that says its format" in refusal("hf://datasets/me/open/README.md")
+    seen = [f"{request.method} {request.path}" for request in hub.requests]
+    assert not [path for path in seen if "/tree/" in path or (path.startswith("GET") and "README" in path)]
+
+
 def test_a_numbered_series_on_the_hub_is_read_whole(hub: HubServer) -> None:
     assert read("hf://datasets/me/series") == {"prompt": ["number 0", "number 1"]}
 
@@ -142,6 +195,8 @@ def test_private_dataset_is_read_with_a_token_and_told_without(hub: HubServer) -
         ("hf://datasets/me/open@v9", "has no such revision"),
         ("hf://datasets/me/open/prompt.csv", "has no such file; did you mean 'prompts.csv'?"),
         ("hf://datasets/me/open/zzz/*.parquet", "has no such file; there are '.gitattributes', 'README.md'"),
+        ("hf://datasets/me/series/data", "is a folder ('data/train-00000-of-00002.csv', 'data/train-0"),
+        ("hf://datasets/me/series/*.csv", "has no such file"),
         ("hf://datasets/me/several", "has several files of prompts ('test.csv', 'train.csv'): name one, as in"),
         ("hf://datasets/alone", "expected hf://datasets/OWNER/NAME"),
         ("hf://models/me/open", "expected hf://datasets/OWNER/NAME"),
@@ -193,6 +248,40 @@ def test_objects_are_fetched_once_and_named_with_their_state(bucket: S3Server, c
     assert read(f"{url}/b.csv") == {"prompt": ["changed"]}
 
 
+def test_a_large_object_is_fetched_in_pieces_of_one_state(bucket: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imagetask.source_objects._PIECE", 2)
+    url = f"s3://{bucket.bucket}/in/large.csv"
+    put(bucket, "in/large.csv", CSV)
+    assert read(url) == ROWS
+    put(bucket, "in/large.csv", CSV * 3)
+    bucket.requests()
+
+    def change() -> None:
+        seen = 0
+        while seen < 5:
+            seen += bucket.requests()["GET"]
+        put(bucket, "in/large.csv", CSV * 2)
+
+    changing = Thread(target=change)
+    bucket.delay(0.03)
+    changing.start()
+    try:
+        assert "changed while it was fetched" in refusal(url, StorageError)
+    finally:
+        bucket.delay(0)
+        changing.join()
+
+
+def test_a_store_that_does_not_answer_now_is_no_wrong_usage(bucket: S3Server) -> None:
+    bucket.refuse(503, "SlowDown")
+    try:
+        assert "503" in refusal(f"s3://{bucket.bucket}/p.csv", StorageError)
+        bucket.refuse(403, "AccessDenied")
+        assert "403" in refusal(f"s3://{bucket.bucket}/p.csv", UsageError)
+    finally:
+        bucket.refuse(0)
+
+
 @pytest.mark.parametrize(
     ("key", "says"),
     [
@@ -217,7 +306,7 @@ def test_a_bucket_that_is_not_there_and_a_wrong_endpoint_are_told(
 ) -> None:
     assert "the bucket does not exist" in refusal("s3://no-such-bucket/p.csv")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    assert "refuses connections" in refusal(f"s3://{bucket.bucket}/p.csv", UsageError)
+    assert "refuses connections" in refusal(f"s3://{bucket.bucket}/p.csv", StorageError)
 
 
 class _Input(io.BytesIO):
@@ -257,6 +346,26 @@ def test_standard_input_becomes_a_file_of_the_dataset(
     assert Path(path).read_bytes() == data
     assert read(path)["prompt"][0] in ("a cat", "alone")
     assert [p.name for p in (tmp_path / "out" / "_imagetask").iterdir()] == [Path(path).name]
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (gzip.compress(CSV)[:-9], "is cut short, or is not gzip"),
+        (zstd(CSV)[:-9], "is cut short, or is not Zstandard"),
+        (b"\x1f\x8b of no kind", "is cut short, or is not gzip"),
+        (b"", "nothing came on standard input"),
+        (None, "nothing came on standard input"),
+    ],
+    ids=["gzip cut", "zstd cut", "no gzip", "empty", "closed"],
+)
+def test_standard_input_that_holds_no_rows_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes | None, says: str
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None if data is None else _Input(data))
+    with pytest.raises(UsageError, match=says):
+        saved_standard_input(tmp_path / "out")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_nothing_on_standard_input_is_told(tmp_path: Path) -> None:

@@ -144,8 +144,9 @@ def _check_source(settings: RunSettings) -> None:
     from imagetask.plan import open_source
 
     sources = [settings.source] if isinstance(settings.source, str) else settings.source
-    missing = [item for item in sources if not glob.glob(str(Path(item).expanduser()), recursive=True)]
-    if not missing:
+    here = [item for item in sources if "://" not in item]
+    missing = [item for item in here if not glob.glob(str(Path(item).expanduser()), recursive=True)]
+    if not missing and (settings.hub_credentials is None or len(here) == len(sources)):
         open_source(settings)
     for item in missing:
         say(f"note:  {item} is not there yet, on this machine: a run that finds no file fails")

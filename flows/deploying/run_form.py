@@ -80,7 +80,7 @@ def _property(name: str, schema: dict[str, Any], parameter: inspect.Parameter, p
     elif name in _PATTERNS:
         schema["pattern"] = _PATTERNS[name]
     elif name == "param_column":
-        schema["propertyNames"] = {"not": {"const": "prompt"}}
+        schema["propertyNames"] = {"not": {"anyOf": [{"const": "prompt"}, {"pattern": SECRET_NAME}]}}
     elif name == "param":
         schema |= _no_secret_names(_DEEP)
     schema["description"] = _LEADS.get(name, "") + schema["description"]

@@ -63,7 +63,8 @@ def push(
     if layout.quality.is_dir():
         from imagetask.quality import scored
 
-        scored(layout)
+        told("bringing the scores of the pictures up to date")
+        scored(layout, say=told)
     work = _Push(layout, hub_api(token), Pushing.begin(layout, repo), private, told)
     with _without_bars():
         try:
@@ -92,8 +93,8 @@ def check_push(repo: str, token: str | None = None) -> None:
     role = (user.get("auth") or {}).get("accessToken", {}).get("role")
     if role == "read":
         raise UsageError(f"the token may only read, and cannot push to {repo}: give one that may write")
-    owners = [user["name"], *(org["name"] for org in user.get("orgs") or [] if org.get("roleInOrg") != "read")]
-    if owner not in owners:
+    owners = [user["name"], *(org["name"] for org in user.get("orgs") or [])]
+    if owner.casefold() not in map(str.casefold, owners):
         raise UsageError(f"the token is of {user['name']}, who has no part in {owner}: push to {user['name']}/…")
 
 
@@ -148,7 +149,9 @@ class _Push:
         self.note.publish(files)  # from here on no run cuts these shards anew
         self._send(new)
         operations: list[Operation] = [*(self.up[path] for path in new), *self._texts(there, files)]
-        operations += map(CommitOperationDelete, there.gone(files))
+        if gone := there.gone(files):
+            self.told(f"no longer part of the dataset, and leaving it: {', '.join(gone)}")
+        operations += map(CommitOperationDelete, gone)
         commit = self._commit(operations, there.head) if operations else there.head
         self.note.end(files, commit)
         sizes = [files[path].num_bytes for path in self.up if path in files]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from imagetask.errors import DatasetError, StorageError, TaskError, UsageError
-from imagetask.layout import Layout
+from imagetask.layout import Layout, read_json, write_json
 from imagetask.quality.groups import alike_pictures
 from imagetask.quality.keep import keep_expression
 from imagetask.quality.measures import METHOD
@@ -50,7 +51,8 @@ def scored(
     """
     origin, shards = read_origin(layout), shards_now(layout)
     known = origin if origin is not None and origin.method == METHOD else None
-    wanted, lost = _wanted(known, scorers, say)
+    own = _own_scorers(layout)
+    wanted, lost = _wanted(known, scorers, own, say)
     entries = {entry["path"]: entry for entry in (known.scorers if known else ())}
     new = [scorer for scorer in wanted if entries.get(scorer.path, {}).get("digest") != scorer.digest]
     if known is not None and known.shards == shards and not new:
@@ -59,6 +61,8 @@ def scored(
     scores = _scores(layout, known is not None, wanted, new, columns, told)
     origins = [{"path": one.path, "digest": one.digest, "columns": columns.get(one.path, [])} for one in wanted]
     _write(layout, scores, Origin(METHOD, shards, [*origins, *lost]))
+    if scorers:
+        write_json(_scorers_file(layout), {"scorers": sorted({*own, *scorers})})
     return True
 
 
@@ -76,8 +80,18 @@ def scan_scored(layout: Layout) -> pl.LazyFrame:
     return pl.concat([rows, scores], how="horizontal")
 
 
+def _scorers_file(layout: Layout) -> Path:
+    """Which scorers were named for this folder here. A table may come from elsewhere: no code is run that it names."""
+    return layout.state / "scorers.json"
+
+
+def _own_scorers(layout: Layout) -> set[str]:
+    known = (read_json(_scorers_file(layout)) or {}).get("scorers")
+    return set(map(str, known)) if isinstance(known, list) else set()
+
+
 def _wanted(
-    known: Origin | None, scorers: Sequence[str], say: Callable[[str], None] | None
+    known: Origin | None, scorers: Sequence[str], own: set[str], say: Callable[[str], None] | None
 ) -> tuple[list[Scorer], list[dict[str, Any]]]:
     """The scorers of this call and of earlier ones; and what is known of those that cannot be had any more."""
     wanted, lost = [load_scorer(path) for path in dict.fromkeys(scorers)], []
@@ -85,6 +99,8 @@ def _wanted(
         if entry["path"] in scorers:
             continue
         try:
+            if entry["path"] not in own:
+                raise UsageError(f"the scorer {entry['path']!r} was never named for this folder: it is not run")
             wanted.append(load_scorer(entry["path"]))
         except UsageError as error:
             lost.append(entry)

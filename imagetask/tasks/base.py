@@ -48,6 +48,19 @@ BOOKKEEPING = (
 )
 """The columns that imagetask writes beside a task's own; neither a source nor a task may have one of that name."""
 
+SCORES = (
+    "blank",
+    "blur",
+    "phash",
+    "signature",
+    "aspect",
+    "colourfulness",
+    "near_duplicate_group",
+    "same_bytes_group",
+    "duplicate",
+)
+"""The columns of the quality of pictures, which stand beside a dataset's: no source may have one of that name."""
+
 
 def _managed(model: object) -> object:
     return ManagedModel(model) if isinstance(model, ImageGenerationModel) else model
@@ -142,6 +155,7 @@ class ImageTask(BaseModel, ABC):
     def _format_inputs(self, inputs: list[Row]) -> list[Input]:
         """What to ask for each row; where the task's own code raised, the failure in its place."""
         asked: list[Input] = []
+        defaults = self.llm.get_generation_kwargs()
         for row in inputs:
             try:
                 prompt = self.format_input(self._as_task_sees(row))
@@ -151,7 +165,7 @@ class ImageTask(BaseModel, ABC):
                 asked.append(failure)
                 continue
             try:
-                asked.append(with_row_parameters(prompt, row, self.parameter_columns))
+                asked.append(with_row_parameters(prompt, row, self.parameter_columns, defaults))
             except GenerationError as failure:
                 asked.append(failure)
         return asked

@@ -13,7 +13,7 @@ from imagetask.models.base import ImageRequest
 
 _WHOLE = "a whole number of at least"
 _KINDS: Mapping[str, tuple[TypeAdapter[Any], str]] = {
-    "seed": (TypeAdapter(Annotated[int, Field(ge=0)]), f"{_WHOLE} 0"),
+    "seed": (TypeAdapter(Annotated[int, Field(ge=0, lt=2**63)]), f"{_WHOLE} 0, below 2**63"),
     "width": (TypeAdapter(Annotated[int, Field(ge=1)]), f"{_WHOLE} 1 (px)"),
     "height": (TypeAdapter(Annotated[int, Field(ge=1)]), f"{_WHOLE} 1 (px)"),
     "negative_prompt": (TypeAdapter(str), "text"),
@@ -27,12 +27,13 @@ PARAMETERS = tuple(_KINDS)
 
 
 def with_row_parameters(
-    asked: str | ImageRequest | None, row: Mapping[str, Any], columns: Mapping[str, str]
+    asked: str | ImageRequest | None, row: Mapping[str, Any], columns: Mapping[str, str], defaults: Mapping[str, Any]
 ) -> str | ImageRequest | None:
-    """What is asked for a row, with the parameters that its cells give. columns: parameter → column.
+    """What is asked for a row, with the parameters that its cells give. columns: parameter → column. defaults: what the
+    run asks of every row.
 
     A null, and an empty cell where a number is expected, says nothing. Raises `GenerationError` of kind
-    "invalid_input" for a cell of another kind than the parameter.
+    "invalid_input" for a cell of another kind than the parameter, and for one of width and height without the other.
     """
     found = {name: _value(name, column, row[column]) for name, column in columns.items() if column in row}
     given = {name: value for name, value in found.items() if value is not None}
@@ -41,7 +42,12 @@ def with_row_parameters(
     request = ImageRequest(asked) if isinstance(asked, str) else asked
     named = {name: value for name, value in given.items() if name in _KINDS}
     extra = {name: value for name, value in given.items() if name not in _KINDS}
-    return replace(request, **named, extra={**request.extra, **extra})
+    request = replace(request, **named, extra={**request.extra, **extra})
+    sizes = {name: getattr(request, name) or defaults.get(name) for name in ("width", "height")}
+    if named.keys() & sizes.keys() and not all(sizes.values()):
+        [missing] = [name for name, value in sizes.items() if not value]
+        raise GenerationError("invalid_input", f"the row has no {missing}, and neither has the run: they go together")
+    return request
 
 
 def _value(name: str, column: str, cell: Any) -> Any:
