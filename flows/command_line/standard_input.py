@@ -23,8 +23,8 @@ def saved_standard_input(out: Path) -> str:
     """What comes on standard input, as a file in the folder of the dataset, named by what it holds; gives its path.
 
     Its first bytes tell the format: Parquet, JSON lines, TSV where its first line has a tab and no comma, else CSV;
-    packed with gzip or Zstandard, or not. Raises `UsageError` where nothing comes, which makes no folder, or what is
-    that is cut short; `DatasetError`, `StorageError`.
+    packed with gzip or Zstandard, or not. Raises `UsageError` where nothing comes, before a folder is made, and where
+    it is packed and cut short; `DatasetError`, `StorageError`.
     """
     from imagetask.layout import Layout
 
