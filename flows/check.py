@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 from imagetask.errors import DatasetError, GenerationError, HubError, RunStopped
-from imagetask.layout import is_running
+from imagetask.layout import Layout, is_running
 from imagetask.models import AsyncImageGenerationModel, ImageGenerationModel, model_class, split_model
 from imagetask.plan import open_source
 from imagetask.retry_settings import LIMITS, Retry
@@ -42,8 +42,9 @@ def check_store(settings: RunSettings) -> None:
         GenerationStore(settings.store_url)
 
 
-def check_hub(settings: RunSettings) -> None:
-    """Raises `UsageError` where the token cannot write to the dataset that the run is to push to.
+def check_hub(settings: RunSettings, layout: Layout | None = None) -> None:
+    """Raises `UsageError` where the token cannot write to the dataset that the run is to push to, or, for the folder of
+    `layout`, something else is there.
 
     A Hub that does not answer now may do so when there is something to push.
     """
@@ -51,7 +52,7 @@ def check_hub(settings: RunSettings) -> None:
         from imagetask.push import check_push
 
         with suppress(HubError):
-            check_push(settings.push_to, hub_token(settings.hub_credentials))
+            check_push(settings.push_to, hub_token(settings.hub_credentials), layout)
 
 
 def check_models(settings: RunSettings) -> None:

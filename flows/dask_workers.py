@@ -22,7 +22,7 @@ from prefect_dask.task_runners import DaskTaskRunner
 
 from imagetask.errors import ImageTaskError, RunStopped, UsageError
 from imagetask.models.event_loop import event_loop
-from imagetask.models.redact import told
+from imagetask.redact import told
 from imagetask.retry_settings import Retry
 from imagetask.settings import RunSettings
 

@@ -11,7 +11,7 @@ from prefect.exceptions import TerminationSignal
 from prefect.states import Cancelled, Completed, Failed
 
 from imagetask.errors import ImageTaskError, RunStopped
-from imagetask.models.redact import told
+from imagetask.redact import told
 from imagetask.runs import Counts
 from imagetask.settings import RunSettings
 

@@ -20,8 +20,8 @@ from uuid import uuid4
 
 from imagetask.errors import ImageTaskError, RunStopped, StopReason, StorageError, UsageError
 from imagetask.models.connections import proxied
-from imagetask.models.redact import bare_url
 from imagetask.models.tally import Tally
+from imagetask.redact import bare_url
 from imagetask.runs import Counts, Run
 from imagetask.settings import RunSettings
 from imagetask.store import GenerationStore

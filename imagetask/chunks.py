@@ -13,9 +13,9 @@ from imagetask.errors import DatasetError, ImageTaskError, RunStopped, TaskError
 from imagetask.images import as_image
 from imagetask.models.base import Generation
 from imagetask.models.managed import ManagedModel
-from imagetask.models.redact import told
 from imagetask.parts import write_part
 from imagetask.plan import Chunk, chunk_digest, make_task
+from imagetask.redact import told
 from imagetask.settings import RunSettings
 from imagetask.snapshot import read_rows, rows_digest
 from imagetask.store import GenerationStore

@@ -137,15 +137,18 @@ class ImageDataset:
 
         return write_report(self._layout, None if to is None else Path(to))
 
-    def push_to_hub(self, repo: str, *, token: str | None = None, private: bool = True) -> Pushed:
+    def push_to_hub(
+        self, repo: str, *, token: str | None = None, private: bool = True, replace: bool = False
+    ) -> Pushed:
         """Brings the dataset OWNER/NAME on the Hub up to date; it is made where there is none.
 
-        token: default: HF_TOKEN, or that of the login. private: of one that is made. Raises `UsageError`, `HubError`.
+        token: default: HF_TOKEN, or that of the login. private: of one that is made. replace: also where another
+        dataset of imagetask is there. Raises `UsageError`, `HubError`.
         """
         from imagetask.push import push
 
         with alone_in(self._layout):
-            return push(self._layout, repo, token=token, private=private)
+            return push(self._layout, repo, token=token, private=private, replace=replace)
 
     def _place(self, row: int) -> int:
         count = len(self)

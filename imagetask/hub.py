@@ -28,28 +28,19 @@ from huggingface_hub.errors import (
 )
 
 from imagetask.errors import HubError, ImageTaskError, StorageError, UsageError
+from imagetask.redact import BareUrls, one_line
 
 TOKEN_WANTED = "set HF_TOKEN, run `hf auth login`, or name a block with --hub-credentials"
 _LATER = frozenset({408, 409, 412, 425, 429})
 """Answers, beside 5xx, after which the same request may work."""
-_QUERY = re.compile(r"\?[^\s'\"<>]*")
-_TOKEN = re.compile(r"\bhf_\w+")
-_LONGEST = 200
 _WAITS = (("retry-after", r"^(\d{1,6})$"), ("ratelimit", r"\br=0;t=(\d{1,6})\b"))
 """Where an answer says for how many seconds to wait; the Hub's own says it in the second."""
 _LOGGERS = ("huggingface_hub.utils._http", "huggingface_hub.file_download", "huggingface_hub.lfs")
-
-
-class _BareUrls(logging.Filter):
-    """The client logs the signed URLs of uploads and downloads that it tries again (2.4)."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = _QUERY.sub("", record.getMessage()), ()
-        return True
+"""The client logs the signed URLs of uploads and downloads that it tries again (2.4)."""
 
 
 for _name in _LOGGERS:
-    logging.getLogger(_name).addFilter(_BareUrls())
+    logging.getLogger(_name).addFilter(BareUrls())
 
 
 def hub_url() -> str:
@@ -73,9 +64,7 @@ def hub_errors(doing: str, repo: str) -> Iterator[None]:
         yield
     except ImageTaskError:
         raise
-    except HFValidationError as error:
-        raise _told(error, doing, repo) from None
-    except (httpx2.HTTPError, EntryNotFoundError, JSONDecodeError, OSError, RuntimeError) as error:
+    except (httpx2.HTTPError, EntryNotFoundError, OSError, RuntimeError, ValueError) as error:
         if isinstance(error, OSError) and not isinstance(error, _OF_THE_HUB) and error.errno is not None:
             raise StorageError(f"could not {doing} the dataset {repo}: the disk refused: {error.strerror}") from error
         raise _told(error, doing, repo) from None
@@ -105,7 +94,9 @@ def _told(error: BaseException, doing: str, repo: str) -> ImageTaskError:
     if isinstance(error, HfHubHTTPError):
         return _refusal(error, doing, repo, name)
     if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
-        return UsageError(f"{name} has no such file: {short_words(str(error))}")
+        return UsageError(f"{name} has no such file: {one_line(str(error))}")
+    if isinstance(error, ValueError) and not isinstance(error, JSONDecodeError):  # of single files, each on its line
+        return UsageError(f"could not {doing} {name}: {one_line(str(error))}")
     host = urlsplit(hub_url()).netloc.rpartition("@")[2]
     return HubError(f"could not {doing} {name}: {host} does not answer ({type(error).__name__})")
 
@@ -124,7 +115,7 @@ def _refusal(error: HfHubHTTPError, doing: str, repo: str, name: str) -> ImageTa
             f"for a token {TOKEN_WANTED}"
         )
     secret = error.response.request.headers.get("authorization", "").rpartition(" ")[2]
-    said = short_words(error.server_message or "", secret)
+    said = one_line(error.server_message or "", (secret,))
     if status == 403:
         return UsageError(f"the token may not {doing} {name}: give one with that right{f' ({said})' if said else ''}")
     if status in _LATER or status >= 500:
@@ -138,11 +129,3 @@ def _retry_after(response: httpx2.Response) -> float | None:
         if match := re.search(pattern, response.headers.get(header, "")):
             return float(match[1])
     return None
-
-
-def short_words(text: str, secret: str = "") -> str:
-    """One short line of what the Hub said, without `secret`, whatever else looks like a token, and signatures."""
-    line = next(iter(text.strip().splitlines()), "")
-    if secret:
-        line = line.replace(secret, "***")
-    return _TOKEN.sub("***", _QUERY.sub("", line))[:_LONGEST]

@@ -6,7 +6,7 @@ import base64
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from imagetask.models.redact import short_line
+from imagetask.redact import short_line
 
 _SPECIAL = re.compile(r"[\\`*_\[\]|~$#>]")
 _LIST = re.compile(r"^(\d*)([-+.)])(?= |$)")

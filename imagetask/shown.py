@@ -14,7 +14,7 @@ from imagetask.card_counts import DatasetCounts
 from imagetask.drawing.contact_sheet import thumbnail
 from imagetask.errors import ImageError
 from imagetask.images import Image, encode_picture
-from imagetask.models.redact import short_line
+from imagetask.redact import short_line
 
 if TYPE_CHECKING:
     from imagetask.dataset_rows import Row

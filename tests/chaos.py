@@ -11,7 +11,7 @@ from tests.model_server import Call, Chaos, Fault
 from tests.model_server.chaos import PASSING
 from tests.model_server.faults import Wire
 
-PATIENCE = 2.0
+PATIENCE = 5.0
 """Seconds that a call may take in the tests with chaos."""
 
 DOWNLOADS = 4

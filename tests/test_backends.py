@@ -596,7 +596,7 @@ def test_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch, model
 
 
 def test_httpx2_writes_urls_to_the_log_as_the_filter_expects() -> None:
-    from imagetask.models.redact import BareUrls
+    from imagetask.redact import BareUrls
 
     url = httpx2.URL("https://host/a.png?sig=1")
     record = logging.LogRecord("httpx2", logging.INFO, "", 0, "%s %s", ("GET", url), None)

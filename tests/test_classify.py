@@ -23,7 +23,7 @@ import pytest
 
 from imagetask.errors import ErrorKind, GenerationError
 from imagetask.models.classify import EXCEPTIONS, classify_exception, classify_response
-from imagetask.models.redact import bare_url, redact, safe_cause
+from imagetask.redact import bare_url, redact, safe_cause
 from tests.failure_cases import RAISED, REQUEST, answer_of
 from tests.model_server.faults import FAILURES
 

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from imagetask.blocks import InferenceEndpointsCredentials
 from imagetask.errors import UsageError
 from tests.canary import found, new_key
-from tests.command_line import STOPPED, imagetask
+from tests.command_line import STOPPED, WRONG_USAGE, imagetask
 from tests.conftest import prefect_folders
 from tests.hub_server import HubServer
 
@@ -34,6 +34,12 @@ def test_a_run_reads_and_pushes_with_the_token_of_a_block(tmp_path: Path, server
         assert ended.code == 0, ended.text
         assert f"pushed: {hub.url}/datasets/me/cats" in ended.text
         assert hub.is_private("me/cats")
+
+        taken = [*words[:2], "--out", "other", *words[4:], "--hub-credentials", "hub-one"]
+        ended = imagetask(*taken, cwd=tmp_path / "work", env=env)
+        assert ended.code == WRONG_USAGE
+        assert "me/cats on the Hub holds another dataset" in ended.text
+        assert not (tmp_path / "work" / "other" / "_imagetask" / "parts").exists(), "told before an image is made"
 
         hub.fail(r"POST .*/preupload/", status=403, times=None, message="no")
         (tmp_path / "work" / "more.csv").write_text("prompt\nan owl\n")

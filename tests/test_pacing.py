@@ -278,7 +278,7 @@ def test_one_slow_prompt_holds_up_no_other(model_server: ModelServer) -> None:
 
 
 def test_calls_speed_up_again_after_a_passing_limit(model_server: ModelServer) -> None:
-    model_server.latency = 0.05
+    model_server.latency = 0.2
     model_server.fail(None, *[Fault("rate_limited", retry_after=0.1)] * 10, shared=True)
     with managed_for(model_server.url, max_concurrency=24) as managed:
         managed.generate_outputs(prompts(500))

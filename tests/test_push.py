@@ -45,7 +45,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     monkeypatch.setattr(pushing, "_FIRST_PAUSE", 0.01)
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
     with HubServer(tmp_path / "hub") as hub:
-        hub.add_user("me", TOKEN)
+        hub.add_user("me", TOKEN, orgs={"museum": "read"})
         hub.add_user("me", READER, role="read")
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         yield hub
@@ -159,6 +159,11 @@ def test_a_stale_card_in_the_folder_does_no_harm(hub: HubServer, out: Path) -> N
     assert is_whole(hub.commits(REPO)[-1])
 
 
+def published(out: Path) -> list[str]:
+    """The shards that keep their rows from now on."""
+    return sorted((read_json(Layout(out).pushed) or {})["files"])
+
+
 PUSH = """
 import sys
 from imagetask.layout import Layout
@@ -190,9 +195,10 @@ def test_killed_twice_in_the_middle_and_once_at_the_commit_it_goes_on_and_sends_
         kill_when(lambda after=after: len(hub.uploads) >= after, command, env)  # type: ignore[misc]
         hub.recover()
         assert len(hub.commits(REPO)) == 1, "a reader sees nothing of it"
-        assert (read_json(Layout(out).pushed) or {})["files"].keys() == {f.name for f in (out / "data").iterdir()}
+        assert published(out) == [], "and the next run may cut it anew"
     hub.drop(r"POST .*/commit/", at="answer")
     kill_when(lambda: len(hub.commits(REPO)) > 1, command, env)
+    assert published(out) == [f"train-0000{number}.parquet" for number in range(4)]
     assert is_whole(hub.commits(REPO)[-1])
     assert pushed(out).commit is None
     assert len(hub.commits(REPO)) == 2
@@ -270,8 +276,27 @@ def test_a_name_that_is_taken_is_refused_and_nothing_there_is_touched(
     assert hub.commits(REPO) == before
     grown(tmp_path / "another", 3)
     push(Layout(tmp_path / "another"), "me/dogs", token=TOKEN)
-    with pytest.raises(UsageError, match="holds another dataset"):
+    with pytest.raises(UsageError, match=r"holds another dataset.* take its place with imagetask push … --replace"):
         push(Layout(out), "me/dogs", token=TOKEN)
+
+
+def test_a_dataset_whose_folder_was_lost_takes_its_place_again_where_that_is_asked(
+    hub: HubServer, out: Path, tmp_path: Path
+) -> None:
+    grown(out, 27)
+    pushed(out)
+    hub.put_files(REPO, {"NOTES.md": b"theirs"})
+    grown(tmp_path / "again", 20)
+    told: list[str] = []
+    pushed(tmp_path / "again", replace=True, told=told.append)
+    assert f"{REPO} has 27 rows, and 20 after this push: its history keeps them" in told
+    assert hub_hashes(hub) == local_hashes(tmp_path / "again")
+    assert is_whole(hub.commits(REPO)[-1])
+    assert hub.files(REPO, "main")["NOTES.md"].read() == b"theirs"
+    assert pushed(tmp_path / "again").commit is None, "it is the dataset of this folder from now on"
+    hub.put_files("me/others", {"data/train.csv": b"theirs"}, private=True)
+    with pytest.raises(UsageError, match="already holds other files"):
+        push(Layout(out), "me/others", token=TOKEN, replace=True)
 
 
 def test_a_card_that_the_hub_does_not_take_is_told(hub: HubServer, out: Path) -> None:
@@ -293,9 +318,39 @@ def test_a_hub_that_says_how_long_to_wait_is_believed(hub: HubServer, out: Path)
     assert caught.value.retry_after == 55
 
 
+def test_a_push_that_goes_on_in_spite_of_failures_is_not_given_up(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imagetask.cutting.SHARD_ROWS", 8)
+    monkeypatch.setattr(pushing, "LONGEST_WAIT", 0.05)
+    grown(tmp_path / "out", 64)
+    for number in range(8):
+        hub.fail(r"POST .*/objects/batch", status=502, times=8, after=9 * number + 1)
+    assert pushed(tmp_path / "out").files == 9
+
+
+def test_what_the_hub_refused_is_not_published_and_may_be_cut_anew(hub: HubServer, out: Path) -> None:
+    hub.fail(r"POST .*/commit/", status=403)
+    with pytest.raises(UsageError, match="may not push to"):
+        pushed(out)
+    assert published(out) == []
+    grown(out, 27)
+    pushed(out)
+    assert published(out) == ["train-00000.parquet"]
+
+
+def test_a_large_file_that_the_hub_does_not_take_is_told_with_its_words(hub: HubServer, out: Path) -> None:
+    hub.refuse_objects("Private repository storage limit reached")
+    with pytest.raises(UsageError, match=r"could not push to the dataset me/cats .* storage limit reached"):
+        pushed(out)
+    hub.refuse_objects(None)
+    assert pushed(out).commit
+
+
 NO_RIGHTS = [
     ("you/cats", TOKEN, "of me, who has no part in you: push to me/…"),
     ("me/cats", READER, "may only read"),
+    ("museum/cats", TOKEN, "me may only read in museum: ask there for a role that may write"),
     ("me/cats", "hf_unknown", "no valid token"),
     ("me/cats", None, "set HF_TOKEN"),
 ]

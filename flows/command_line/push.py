@@ -18,6 +18,10 @@ def push(
     /,
     *,
     public: Annotated[bool, Parameter(help="A dataset that is new may be seen by everyone.", negative=())] = False,
+    replace: Annotated[
+        bool,
+        Parameter(help="Take the place of another dataset of imagetask, whose folder was lost, say.", negative=()),
+    ] = False,
     hub_credentials: Annotated[
         str | None, Parameter(help="Name of a saved block with a Hub token; default: HF_TOKEN.")
     ] = None,
@@ -40,7 +44,7 @@ def push(
     check_folder(layout)
     token = hub_token(hub_credentials)
     with alone_in(layout), if_interrupted("Interrupted. What was sent is kept; the same command goes on."):
-        pushed = push_dataset(layout, repo, token=token, private=not public, told=say)
+        pushed = push_dataset(layout, repo, token=token, private=not public, replace=replace, told=say)
     if pushed.commit is None:
         say(f"nothing is new: {pushed.url}")
     else:

@@ -16,7 +16,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from imagetask.errors import StorageError
 from imagetask.layout import write_whole
 from imagetask.markdown import code, picture
-from imagetask.models.redact import told
+from imagetask.redact import told
 from imagetask.settings import RunSettings
 
 from ..models_in_use import budget_reached

@@ -13,8 +13,8 @@ from typing import TypeVar
 
 from imagetask.layout import Layout, write_whole
 from imagetask.markdown import block, code, pairs, picture, text
-from imagetask.models.redact import told
 from imagetask.plan import read_plan
+from imagetask.redact import told
 from imagetask.runs import Counts, Run, counts_of_parts
 from imagetask.settings import RunSettings
 

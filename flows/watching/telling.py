@@ -13,7 +13,7 @@ from prefect.runtime import flow_run
 from prefect.states import Crashed
 
 from imagetask.errors import RunStopped
-from imagetask.models.redact import told
+from imagetask.redact import told
 from imagetask.settings import RunSettings
 
 from ..naming import day

@@ -7,7 +7,7 @@ from typing import Any
 
 from imagetask.errors import GenerationError, ImageError
 from imagetask.images import Image
-from imagetask.models.redact import one_line, safe_cause, told
+from imagetask.redact import one_line, safe_cause, told
 
 
 async def image_of(call: Callable[[], Awaitable[Any]], name: str) -> Image:

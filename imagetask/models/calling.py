@@ -29,9 +29,9 @@ from imagetask.models.event_loop import IMAGE_THREADS, STORE_THREADS, EventLoopT
 from imagetask.models.pacing import Pace
 from imagetask.models.placeholders import PlaceholderWatch
 from imagetask.models.records import to_record
-from imagetask.models.redact import one_line
 from imagetask.models.tally import Tally
 from imagetask.models.treatments import DOWNLOADS, TREATMENTS
+from imagetask.redact import one_line
 from imagetask.store import GenerationStore
 
 logger = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from imagetask.errors import ErrorKind, GenerationError
 from imagetask.models.error_body import read_error_body, retry_after
-from imagetask.models.redact import LONGEST_MESSAGE, bare_url, one_line
+from imagetask.redact import LONGEST_MESSAGE, bare_url, one_line
 
 _REFUSED = (
     r"moderation_blocked|content_policy_violation|content_?filter|responsibleai|content policy|safety system"

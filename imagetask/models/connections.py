@@ -13,8 +13,8 @@ import httpx2
 
 from imagetask.errors import GenerationError
 from imagetask.models.network import AsyncioBackend
-from imagetask.models.redact import BareUrls
 from imagetask.models.watched_call import after_answer, before_request
+from imagetask.redact import BareUrls
 
 LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
 """No limit here: how many calls are under way is for pacing to say, and nobody waits for a place in a pool."""

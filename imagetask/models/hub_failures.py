@@ -14,8 +14,8 @@ from imagetask.errors import GenerationError
 from imagetask.images import Image
 from imagetask.models.classify import classify_exception, classify_response
 from imagetask.models.hub_answers import failure_told, filtered_image, is_filtered, is_read, without_image
-from imagetask.models.redact import one_line, safe_cause
 from imagetask.models.watched_call import WatchedCall
+from imagetask.redact import one_line, safe_cause
 
 _BAD_LINK = (httpx2.InvalidURL, httpx2.TooManyRedirects, httpx2.UnsupportedProtocol)
 _LOST = (httpx2.HTTPError, ConnectionError, TimeoutError)

@@ -21,8 +21,8 @@ from imagetask.models.connections import checked_key, checked_url, proxied, time
 from imagetask.models.hub_answers import filtered_image, is_filtered, provider_image
 from imagetask.models.hub_clients import prepare_clients, watch_session
 from imagetask.models.hub_failures import HubFailures
-from imagetask.models.redact import bare_url, safe_cause
 from imagetask.models.watched_call import Routes, WatchedCall
+from imagetask.redact import bare_url, safe_cause
 
 _KEY_VARIABLE = "HF_TOKEN"
 _TASK = "text-to-image"

@@ -27,8 +27,8 @@ from imagetask.models.calls import Calls
 from imagetask.models.event_loop import event_loop
 from imagetask.models.identity import Identity
 from imagetask.models.pacing import Pace
-from imagetask.models.redact import one_line
 from imagetask.models.tally import Tally
+from imagetask.redact import one_line
 from imagetask.store import GenerationStore, generation_key
 
 Input = str | ImageRequest | GenerationError | None

@@ -21,8 +21,8 @@ from imagetask.models.classify import classify_exception, classify_response
 from imagetask.models.connections import checked_key, checked_url, open_client, proxied, timeouts
 from imagetask.models.error_body import filtered
 from imagetask.models.event_loop import event_loop
-from imagetask.models.redact import bare_url, safe_cause
 from imagetask.models.watched_call import Routes, WatchedCall
+from imagetask.redact import bare_url, safe_cause
 
 _OPENAI_URL = "https://api.openai.com/v1"
 _OPENAI_HOSTS = ("api.openai.com", ".openai.azure.com")

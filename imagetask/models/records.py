@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from imagetask.models.base import Generation
-from imagetask.models.redact import one_line
+from imagetask.redact import one_line
 from imagetask.store import GenerationStore
 
 _RECORDED = (

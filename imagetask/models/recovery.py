@@ -15,9 +15,9 @@ from imagetask.models.attempts import Ask, History
 from imagetask.models.breakers import Breakers
 from imagetask.models.calling import LONGEST_PAUSE, wait_of
 from imagetask.models.pacing import Pace
-from imagetask.models.redact import one_line
 from imagetask.models.tally import Tally
 from imagetask.models.treatments import LONGEST_WAIT, TREATMENTS
+from imagetask.redact import one_line
 
 logger = logging.getLogger(__name__)
 

@@ -13,10 +13,11 @@ from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progr
 
 from imagetask.card import card_of
 from imagetask.errors import HubError, UsageError
-from imagetask.hub import TOKEN_WANTED, hub_api, hub_errors, hub_url, short_words
+from imagetask.hub import TOKEN_WANTED, hub_api, hub_errors, hub_url
 from imagetask.layout import Layout
-from imagetask.push.local import LocalFile, Pushing, check_folder, local_files
-from imagetask.push.remote import CARD, MARKER, Remote, look_at, marker_text
+from imagetask.push.local import LocalFile, Pushing, check_folder, dataset_rows, local_files
+from imagetask.push.remote import CARD, MARKER, Remote, look_at, made, marker_text
+from imagetask.redact import one_line
 from imagetask.settings import HUB_NAME
 
 __all__ = ["Pushed", "check_folder", "check_name", "check_push", "push"]
@@ -24,7 +25,7 @@ __all__ = ["Pushed", "check_folder", "check_name", "check_push", "push"]
 Operation = CommitOperationAdd | CommitOperationDelete
 
 LONGEST_WAIT = 300.0
-"""A push waits so long in all for a Hub that refuses for now, or does not answer (seconds)."""
+"""So long a push waits for a Hub that refuses for now, or does not answer, while no file comes up (seconds)."""
 _FIRST_PAUSE = 2.0
 _AT_MOST = 60.0
 
@@ -46,6 +47,7 @@ def push(
     *,
     token: str | None = None,
     private: bool = True,
+    replace: bool = False,
     told: Callable[[str], None] = lambda _: None,
 ) -> Pushed:
     """Brings the dataset `repo` (OWNER/NAME) on the Hub up to date with a finished dataset folder.
@@ -54,9 +56,10 @@ def push(
     committed again; shards that are no longer part of the dataset leave it. In memory is a piece of one file at a time.
     Killed, or refused in the middle, the next push goes on. The caller holds the folder.
 
-    token: None for HF_TOKEN. told: takes a line for each file that is up, and for each wait. Raises `DatasetError`
-    where there is no finished dataset, `UsageError` for what a person has to mend, `HubError` where the Hub refuses, or
-    does not answer, for five minutes.
+    token: None for HF_TOKEN. replace: also where `repo` holds another dataset that imagetask pushed, whose folder was
+    lost, say. told: takes a line for each file that is up, and for each wait. Raises `DatasetError` where there is no
+    finished dataset, `UsageError` for what a person has to mend, `HubError` where the Hub refuses, or does not answer,
+    and for five minutes nothing goes on.
     """
     check_name(repo)
     check_folder(layout)
@@ -65,10 +68,10 @@ def push(
 
         told("bringing the scores of the pictures up to date")
         scored(layout, say=told)
-    work = _Push(layout, hub_api(token), Pushing.begin(layout, repo), private, told)
+    work = _Push(layout, hub_api(token), Pushing.begin(layout, repo), private, replace, told)
     with _without_bars():
         try:
-            return _patiently(work.attempt, told)
+            return _patiently(work, told)
         except UsageError:
             with suppress(HubError):
                 check_push(repo, token)  # which knows better what the token lacks, if it is that
@@ -81,8 +84,11 @@ def check_name(repo: str) -> None:
         raise UsageError(f"{repo!r} is no name of a dataset on the Hub: expected OWNER/NAME")
 
 
-def check_push(repo: str, token: str | None = None) -> None:
-    """Raises `UsageError` where the token cannot write to `repo`, before anything is paid for; `HubError`."""
+def check_push(repo: str, token: str | None = None, layout: Layout | None = None) -> None:
+    """Raises `UsageError` where the token cannot write to `repo`, before anything is paid for; `HubError`.
+
+    layout: of the folder that is to be pushed, for which something else in `repo` is refused.
+    """
     owner = repo.partition("/")[0]
     api = hub_api(token)
     try:
@@ -93,9 +99,14 @@ def check_push(repo: str, token: str | None = None) -> None:
     role = (user.get("auth") or {}).get("accessToken", {}).get("role")
     if role == "read":
         raise UsageError(f"the token may only read, and cannot push to {repo}: give one that may write")
-    owners = [user["name"], *(org["name"] for org in user.get("orgs") or [])]
-    if owner.casefold() not in map(str.casefold, owners):
+    roles = {user["name"].casefold(): None}
+    roles |= {org["name"].casefold(): org.get("roleInOrg") for org in user.get("orgs") or []}
+    if owner.casefold() not in roles:
         raise UsageError(f"the token is of {user['name']}, who has no part in {owner}: push to {user['name']}/…")
+    if roles[owner.casefold()] == "read":
+        raise UsageError(f"{user['name']} may only read in {owner}: ask there for a role that may write")
+    if layout is not None and (there := look_at(api, repo)) is not None:
+        there.check_is_of(Pushing.begin(layout, repo).dataset)
 
 
 @contextmanager
@@ -110,13 +121,15 @@ def _without_bars() -> Iterator[None]:
             enable_progress_bars()
 
 
-def _patiently(work: Callable[[], Pushed], told: Callable[[str], None]) -> Pushed:
+def _patiently(work: _Push, told: Callable[[str], None]) -> Pushed:
     """Whole pushes, until one comes to its end: each looks at what is there, and goes on from it."""
-    waited, pause = 0.0, _FIRST_PAUSE
+    waited, pause, up = 0.0, _FIRST_PAUSE, 0
     while True:
         try:
-            return work()
+            return work.attempt()
         except HubError as error:
+            if len(work.up) > up:
+                waited, pause, up = 0.0, _FIRST_PAUSE, len(work.up)
             wait = max(error.retry_after or 0.0, pause)
             if waited + wait > LONGEST_WAIT:
                 asked = f", and asks to wait {error.retry_after:.0f} s" if error.retry_after else ""
@@ -138,6 +151,7 @@ class _Push:
     api: HfApi
     note: Pushing
     private: bool
+    replace: bool
     told: Callable[[str], None]
     up: dict[str, CommitOperationAdd] = field(default_factory=dict)
     asked: bool = False
@@ -146,24 +160,32 @@ class _Push:
         """Looks at what is there, sends what is not, and makes it visible at once."""
         there, files = self._look()
         new = {path: file for path, file in files.items() if not there.has(path, file)}
-        self.note.publish(files)  # from here on no run cuts these shards anew
+        self.note.seen(files, there.files)
         self._send(new)
         operations: list[Operation] = [*(self.up[path] for path in new), *self._texts(there, files)]
         if gone := there.gone(files):
             self.told(f"no longer part of the dataset, and leaving it: {', '.join(gone)}")
         operations += map(CommitOperationDelete, gone)
-        commit = self._commit(operations, there.head) if operations else there.head
+        commit = self._published(operations, there, files) if operations else there.head
         self.note.end(files, commit)
         sizes = [files[path].num_bytes for path in self.up if path in files]
-        made = commit if operations or self.asked else None
-        return Pushed(there.repo, f"{hub_url()}/datasets/{there.repo}", made, len(sizes), sum(sizes))
+        new_commit = commit if operations or self.asked else None
+        return Pushed(there.repo, f"{hub_url()}/datasets/{there.repo}", new_commit, len(sizes), sum(sizes))
 
     def _look(self) -> tuple[Remote, dict[str, LocalFile]]:
-        there = look_at(self.api, self.note.repo, self.private)
-        there.check_is_of(self.note.dataset)
-        if there.private != self.private and not self.up:
-            self.told(f"{there.repo} is {'private' if there.private else 'public'} already, and stays so")
+        there = look_at(self.api, self.note.repo) or made(self.api, self.note.repo, self.private)
+        if not self.replace or there.marker is None:
+            there.check_is_of(self.note.dataset)
+        if not self.up:
+            self._tell_what_changes(there)
         return there, local_files(self.layout, self.note)
+
+    def _tell_what_changes(self, there: Remote) -> None:
+        if there.private != self.private:
+            self.told(f"{there.repo} is {'private' if there.private else 'public'} already, and stays so")
+        rows = dataset_rows(self.layout)
+        if there.rows > rows:
+            self.told(f"{there.repo} has {there.rows:,} rows, and {rows:,} after this push: its history keeps them")
 
     def _send(self, new: Mapping[str, LocalFile]) -> None:
         """Sends the files, one after the other; what is in the Hub's storage already is not sent again."""
@@ -181,29 +203,38 @@ class _Push:
         card = there.text(self.api, CARD)
         own = self.layout.card.read_text("utf-8", "replace") if self.layout.card.is_file() else None
         texts = {CARD: (card, card_of(self.layout, repo=there.repo, earlier=own if card is None else card))}
-        texts[MARKER] = (there.text(self.api, MARKER), marker_text(self.note, files))
+        texts[MARKER] = (there.text(self.api, MARKER), marker_text(self.note, files, dataset_rows(self.layout)))
         for path, (old, text) in texts.items():
             if text != old:
                 yield CommitOperationAdd(path, text.encode())
 
+    def _published(self, operations: list[Operation], there: Remote, files: Mapping[str, LocalFile]) -> str:
+        """Gives the commit. From it on no run cuts these shards anew; one that is refused was not made."""
+        self.note.publish(files)
+        try:
+            return self._commit(operations, there.head)
+        except UsageError:
+            self.note.seen(files, there.files)
+            raise
+
     def _commit(self, operations: list[Operation], head: str) -> str:
         """Gives the commit. Somebody else's since `head` is an error that passes."""
         self.asked = True
-        try:
-            with hub_errors("push to", self.note.repo):
-                made = self.api.create_commit(
+        with hub_errors("push to", self.note.repo):
+            try:
+                commit = self.api.create_commit(
                     self.note.repo,
                     operations,
                     commit_message="Images by imagetask",
                     repo_type="dataset",
                     parent_commit=head,
                 )
-        except ValueError as error:  # so the client tells that the Hub refuses the front matter of the card
-            if not str(error).startswith("Invalid metadata in README.md"):
-                raise
-            said = short_words(str(error).partition("\n")[2]) or "it does not say why"
-            raise UsageError(
-                f"the Hub refuses the front matter of the card of {self.note.repo} ({said}): mend it in "
-                f"{self.layout.card}; a licence is given with --license"
-            ) from None
-        return str(made.oid)
+            except ValueError as error:  # so the client tells that the Hub refuses the front matter of the card
+                if not str(error).startswith("Invalid metadata in README.md"):
+                    raise
+                said = one_line(str(error).partition("\n")[2]) or "it does not say why"
+                raise UsageError(
+                    f"the Hub refuses the front matter of the card of {self.note.repo} ({said}): mend it in "
+                    f"{self.layout.card}; a licence is given with --license"
+                ) from None
+        return str(commit.oid)

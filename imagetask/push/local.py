@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,9 +62,14 @@ class Pushing:
             self.hashes[name] = known
         return str(known[2])
 
+    def seen(self, files: Mapping[str, LocalFile], there: Container[str]) -> None:
+        """Notes that those of these shards may have been seen whose path is there."""
+        self.files = self._shards({path: file for path, file in files.items() if path in there})
+        self._write(None)
+
     def publish(self, files: Mapping[str, LocalFile]) -> None:
         """Notes that these shards may be seen from now on."""
-        self.files |= self._shards(files)
+        self.files = self._shards(files)
         self._write(None)
 
     def end(self, files: Mapping[str, LocalFile], commit: str) -> None:
@@ -87,6 +92,11 @@ def check_folder(layout: Layout) -> None:
     if read_json(layout.shards) is None:
         raise DatasetError(f"{layout.root} is no dataset to push: expected a folder that imagetask generate wrote")
     shard_files(layout)
+
+
+def dataset_rows(layout: Layout) -> int:
+    """How many rows the finished dataset has."""
+    return sum(entry["rows"] for entry in (read_json(layout.shards) or {})["shards"])
 
 
 def local_files(layout: Layout, pushing: Pushing) -> dict[str, LocalFile]:

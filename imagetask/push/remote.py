@@ -10,7 +10,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.hf_api import DatasetInfo, RepoFile
 
 from imagetask.errors import UsageError
 from imagetask.hub import hub_errors
@@ -38,11 +38,17 @@ class Remote:
         if self.marker is not None and self.marker.get("dataset") != dataset:
             raise UsageError(
                 f"{self.repo} on the Hub holds another dataset, which imagetask pushed from another folder: choose "
-                "another name"
+                "another name, or let this one take its place with imagetask push … --replace"
             )
         others = sorted(self.files.keys() - _ANYBODYS)
         if self.marker is None and others:
             raise UsageError(f"{self.repo} on the Hub already holds other files ({others[0]}, …): choose another name")
+
+    @property
+    def rows(self) -> int:
+        """How many rows our marker tells of; 0 where it tells of none."""
+        rows = (self.marker or {}).get("rows")
+        return rows if isinstance(rows, int) else 0
 
     def has(self, path: str, file: LocalFile) -> bool:
         """Whether a file of these bytes is there under this path."""
@@ -62,25 +68,35 @@ class Remote:
         return _text(api, self.repo, path, self.head) if path in self.files else None
 
 
-def look_at(api: HfApi, repo: str, private: bool) -> Remote:
-    """The dataset as it is on the Hub; it is made where it is not there. Raises `UsageError`, `HubError`."""
+def made(api: HfApi, repo: str, private: bool) -> Remote:
+    """A dataset that was not there. Raises `UsageError`, `HubError`."""
+    with hub_errors("push to", repo):
+        api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
+        return _at_head(api, repo, api.dataset_info(repo))
+
+
+def look_at(api: HfApi, repo: str) -> Remote | None:
+    """The dataset as it is on the Hub; None where it is not there. Raises `UsageError`, `HubError`."""
     with hub_errors("push to", repo):
         try:
             info = api.dataset_info(repo)
         except GatedRepoError:
             raise
         except RepositoryNotFoundError:
-            api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
-            info = api.dataset_info(repo)
-        head = str(info.sha)
-        tree = api.list_repo_tree(repo, recursive=True, revision=head, repo_type="dataset")
-        files = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
+            return None
+        return _at_head(api, repo, info)
+
+
+def _at_head(api: HfApi, repo: str, info: DatasetInfo) -> Remote:
+    head = str(info.sha)
+    tree = api.list_repo_tree(repo, recursive=True, revision=head, repo_type="dataset")
+    files = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
     marker = _marker(_text(api, repo, MARKER, head)) if MARKER in files else None
     return Remote(repo, head, bool(info.private), files, marker)
 
 
-def marker_text(pushing: Pushing, files: Iterable[str]) -> str:
-    return json.dumps({"dataset": pushing.dataset, "files": sorted(files)}, indent=1) + "\n"
+def marker_text(pushing: Pushing, files: Iterable[str], rows: int) -> str:
+    return json.dumps({"dataset": pushing.dataset, "rows": rows, "files": sorted(files)}, indent=1) + "\n"
 
 
 def _marker(text: str) -> Mapping[str, object]:

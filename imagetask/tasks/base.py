@@ -16,7 +16,7 @@ from imagetask.errors import GenerationError, ImageError, ImageTaskError
 from imagetask.images import Image, image_to_str
 from imagetask.models.base import Generation, ImageGenerationModel, ImageRequest, asked_size
 from imagetask.models.managed import Input, ManagedModel
-from imagetask.models.redact import one_line
+from imagetask.redact import one_line
 from imagetask.tasks.parameters import with_row_parameters
 
 Row = dict[str, Any]

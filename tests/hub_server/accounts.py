@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from tests.hub_server.refusals import Refused, gated, repository_not_found
@@ -13,14 +14,18 @@ Role = Literal["read", "write"]
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A user as one token shows it. role: of the token. orgs: namespaces that are the user's too."""
+    """A user as one token shows it. role: of the token. orgs: organisations, with the user's role in each."""
 
     name: str
     role: Role = "write"
-    orgs: tuple[str, ...] = ()
+    orgs: Mapping[str, Role] = field(default_factory=dict)
 
     def owns(self, namespace: str) -> bool:
+        """Whether what is private there is for the user to see."""
         return namespace == self.name or namespace in self.orgs
+
+    def may_write(self, namespace: str) -> bool:
+        return namespace == self.name or self.orgs.get(namespace) == "write"
 
 
 def may_see(repo: Repository | None, user: User | None) -> Repository:
@@ -42,6 +47,6 @@ def check_writing(namespace: str, user: User | None) -> User:
         raise repository_not_found(False)
     if user.role != "write":
         raise Refused(403, "you must use a write token to upload to a repository.")
-    if not user.owns(namespace):
+    if not user.may_write(namespace):
         raise Refused(403, f'You don\'t have the rights to write under the namespace "{namespace}"')
     return user

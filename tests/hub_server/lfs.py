@@ -29,6 +29,8 @@ def _instructions(hub: Hub, repo: Repository, oid: str, size: int, in_parts: boo
     instructions: dict[str, Any] = {"oid": oid, "size": size, "authenticated": True}
     if oid in repo.objects:
         return instructions
+    if hub.takes_no_object:
+        return {"oid": oid, "size": size, "error": {"code": 413, "message": hub.takes_no_object}}
     upload: dict[str, Any] = {"href": f"{hub.storage_url}/uploads{hub.signed(oid, repo)}"}
     if in_parts and size > hub.part_size:
         parts = -(-size // hub.part_size)

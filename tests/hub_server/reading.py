@@ -29,7 +29,9 @@ def whoami(hub: Hub, request: Request) -> Answer:
         "name": user.name,
         "fullname": user.name,
         "isPro": False,
-        "orgs": [{"type": "org", "name": name, "fullname": name, "roleInOrg": "write"} for name in user.orgs],
+        "orgs": [
+            {"type": "org", "name": name, "fullname": name, "roleInOrg": role} for name, role in user.orgs.items()
+        ],
         "auth": {"type": "access_token", "accessToken": token},
     }
     return json_answer(content)

@@ -59,6 +59,7 @@ class Hub:
         self.users: dict[str, User] = {}
         self.repositories: dict[str, Repository] = {}
         self.uploads: list[Upload] = []
+        self.takes_no_object: str | None = None
         self.lock = threading.RLock()
         self.url = ""
         self.storage_url = ""

@@ -8,8 +8,6 @@ from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from urllib.parse import quote
 
-import httpx2
-
 LONGEST_MESSAGE = 300
 """Messages are cut to this (characters)."""
 
@@ -95,15 +93,6 @@ class BareUrls(logging.Filter):
     """Takes out of what clients write to the log: queries and credentials of URLs, and the headers of answers."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if isinstance(record.args, tuple):
-            record.args = tuple(_plain(argument) for argument in record.args)
-        if isinstance(record.msg, str):
-            record.msg = _HEADERS.sub("[headers]", record.msg)
+        text = _HEADERS.sub("[headers]", record.getMessage())
+        record.msg, record.args = _URL.sub(r"\1\2", text), ()
         return True
-
-
-def _plain(argument: object) -> object:
-    """What is written to the log, with bare URLs; a redirect or a link may be anywhere in a text."""
-    if isinstance(argument, httpx2.URL):
-        return bare_url(str(argument))
-    return _URL.sub(r"\1\2", argument) if isinstance(argument, str) else argument
