@@ -291,6 +291,16 @@ def test_a_scorer_that_breaks_its_contract_is_named_and_nothing_changes(
     assert not any((tmp_path / "out" / "quality").glob("*"))
 
 
+def test_a_column_of_the_source_that_has_a_scorers_name_is_told(tmp_path: Path, scorers: Path) -> None:
+    make_dataset(tmp_path / "out", [{"prompt": "a"}])
+    scored(Layout(tmp_path / "out"), ["my_scorers:length"])
+    make_dataset(tmp_path / "out", [{"prompt": "a", "pixels": 3}])
+    with pytest.raises(
+        DatasetError, match=r"has a column 'pixels', and so has the table of scores: .*--rename pixels=…"
+    ):
+        ImageDataset(tmp_path / "out").score()
+
+
 @pytest.mark.parametrize("path", ["my_scorers", "no_such_module:score", "my_scorers:absent"])
 def test_a_scorer_that_is_none_is_refused(tmp_path: Path, scorers: Path, path: str) -> None:
     make_dataset(tmp_path / "out", [{"prompt": "a"}])

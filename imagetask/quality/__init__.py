@@ -69,7 +69,8 @@ def scored(
 def scan_scored(layout: Layout) -> pl.LazyFrame:
     """All rows of the dataset, lazily, with their scores beside them; no image is read where none is selected.
 
-    Raises `DatasetError` where the table of scores is missing, or is of another state of the dataset.
+    Raises `DatasetError` where the table of scores is missing, is of another state of the dataset, or has a column of
+    the same name.
     """
     origin = read_origin(layout)
     if origin is None or origin.method != METHOD or origin.shards != shards_now(layout):
@@ -77,6 +78,11 @@ def scan_scored(layout: Layout) -> pl.LazyFrame:
             f"the pictures of {layout.root} are not scored as they are now: imagetask score {layout.root}"
         )
     rows, scores = pl.scan_parquet(shard_files(layout)), pl.scan_parquet(table_path(layout)).drop(*KEYS, "signature")
+    if clash := sorted(set(rows.collect_schema()).intersection(scores.collect_schema())):
+        raise DatasetError(
+            f"{layout.root} has a column {clash[0]!r}, and so has the table of scores: give it another name in the "
+            f"source with --rename {clash[0]}=…, or in the scorer, and delete {table_path(layout)}"
+        )
     return pl.concat([rows, scores], how="horizontal")
 
 
