@@ -24,7 +24,8 @@ from imagetask.settings import RunSettings, what_is_wrong
 from imagetask.snapshot import BATCH_ROWS, first_marks, read_rows, rows_digest, write_snapshot
 from imagetask.source_files import SourceFile
 from imagetask.source_prompts import with_prompt
-from imagetask.sources import check_columns, in_small_pieces, read_errors, scan_source, source_files, source_name
+from imagetask.source_tables import in_small_pieces
+from imagetask.sources import check_columns, read_errors, scan_source, source_files, source_name
 from imagetask.tasks.base import BOOKKEEPING, SCORES, ImageTask, column_names, required_columns
 from imagetask.tasks.loading import code_digest, load_task
 

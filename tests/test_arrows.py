@@ -46,6 +46,7 @@ INSIDE = {
     "source_files": "sources",
     "source_hub": "sources",
     "source_objects": "sources",
+    "source_tables": "sources",
     "card_columns": "card",
     "card_counts": "card",
     "card_front": "card",
