@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from PIL import Image as PILImage
 
 from imagetask.card import card_settings, write_card
-from imagetask.card_counts import count_dataset
+from imagetask.card.counts import count_dataset
 from imagetask.columns import image_columns
 from imagetask.dataset_rows import Row, as_images
 from imagetask.errors import DatasetError, RowIndexError
@@ -33,7 +33,7 @@ class ImageDataset:
     """A dataset folder of images: one row for each generation, with its picture or with why there is none.
 
     Columns: the source's own, `row_id`, the task's (`image` as struct<bytes, path>, `model_name`), and what there is to
-    know of each picture, as `imagetask.card_columns.MEANINGS` tells.
+    know of each picture, as `imagetask.card.columns.MEANINGS` tells.
     `dataset[0]` is a row, `for row in dataset` gives all of them, a row group in memory at a time. In a notebook the
     dataset and its rows show their pictures.
     Raises `DatasetError` where the folder is none.

@@ -22,10 +22,10 @@ from imagetask.models.managed import ManagedModel
 from imagetask.published import published_ranges
 from imagetask.settings import RunSettings, what_is_wrong
 from imagetask.snapshot import BATCH_ROWS, first_marks, read_rows, rows_digest, write_snapshot
-from imagetask.source_files import SourceFile
-from imagetask.source_prompts import with_prompt
-from imagetask.source_tables import in_small_pieces
 from imagetask.sources import check_columns, read_errors, scan_source, source_files, source_name
+from imagetask.sources.files import SourceFile
+from imagetask.sources.prompts import with_prompt
+from imagetask.sources.tables import in_small_pieces
 from imagetask.tasks.base import BOOKKEEPING, SCORES, ImageTask, column_names, required_columns
 from imagetask.tasks.loading import code_digest, load_task
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pybase64
 
-from imagetask.card_counts import DatasetCounts
+from imagetask.card.counts import DatasetCounts
 from imagetask.drawing.contact_sheet import thumbnail
 from imagetask.errors import ImageError
 from imagetask.images import Image, encode_picture

@@ -16,9 +16,9 @@ from PIL import Image as PILImage
 
 from imagetask import DatasetError, ImageDataset
 from imagetask.card import card_of, card_settings, write_card
-from imagetask.card_columns import MEANINGS
-from imagetask.card_counts import count_dataset
-from imagetask.card_front import BEGIN, END
+from imagetask.card.columns import MEANINGS
+from imagetask.card.counts import count_dataset
+from imagetask.card.front import BEGIN, END
 from imagetask.columns import frame_to_hub_table
 from imagetask.layout import Layout, read_json, write_json
 from imagetask.quality.table import GROUPS, MEASURES

@@ -22,8 +22,8 @@ from imagetask_flows.command_line.standard_input import saved_standard_input
 
 from imagetask.errors import HubError, SourceError, StorageError, UsageError
 from imagetask.object_stores import open_store
-from imagetask.source_files import matches
 from imagetask.sources import scan_source, source_files, source_name
+from imagetask.sources.files import matches
 from tests.command_line import WRONG_USAGE, imagetask
 from tests.hub_server import HubServer
 from tests.s3_server import S3Server, start_s3_server
@@ -249,7 +249,7 @@ def test_objects_are_fetched_once_and_named_with_their_state(bucket: S3Server, c
 
 
 def test_a_large_object_is_fetched_in_pieces_of_one_state(bucket: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imagetask.source_objects._PIECE", 2)
+    monkeypatch.setattr("imagetask.sources.objects._PIECE", 2)
     url = f"s3://{bucket.bucket}/in/large.csv"
     put(bucket, "in/large.csv", CSV)
     assert read(url) == ROWS

@@ -59,7 +59,7 @@ def _written(first: bytes, stream: BinaryIO, path: Path) -> str:
 def _suffix(head: bytes, path: Path) -> str:
     packing = next((suffix for magic, suffix in _PACKINGS.items() if head.startswith(magic)), "")
     if packing:
-        from imagetask.source_files import unpacking
+        from imagetask.sources.files import unpacking
 
         with unpacking(path, packing, "what came on standard input") as data:
             head = data.read(_HEAD)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 from typing import Any
 
-from imagetask.card_columns import columns_table
-from imagetask.card_front import SplitInfo, front_matter, front_text, read_earlier
+from imagetask.card.columns import columns_table
+from imagetask.card.front import SplitInfo, front_matter, front_text, read_earlier
 from imagetask.exports.encoding import Encoding
 from imagetask.exports.rows import ScoredRows
 from imagetask.exports.writing import SplitWriter

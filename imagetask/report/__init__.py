@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
-from imagetask.card_counts import count_dataset
+from imagetask.card.counts import count_dataset
 from imagetask.errors import DatasetError
 from imagetask.layout import Layout, alone_in, read_json
 from imagetask.quality import scored

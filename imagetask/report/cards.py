@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import polars as pl
 import pyarrow.parquet as pq
 
-from imagetask.card_columns import MEANINGS
+from imagetask.card.columns import MEANINGS
 from imagetask.columns import image_columns
 from imagetask.errors import DatasetError
 from imagetask.layout import Layout

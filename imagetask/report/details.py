@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from imagetask.card_columns import MEANINGS
+from imagetask.card.columns import MEANINGS
 from imagetask.report.cards import Rows
 
 _ASKED = ("model_name", "provider", "seed", "generation", "asked_size", "parameters")

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import polars as pl
 
-from imagetask.card_counts import DatasetCounts
+from imagetask.card.counts import DatasetCounts
 
 
 def lede(counts: DatasetCounts) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import polars as pl
 
 from imagetask.errors import SourceError
-from imagetask.source_rows import quoted
 from imagetask.sources import check_columns
+from imagetask.sources.rows import quoted
 from imagetask.templates import template_pieces
 
 PROMPT = "prompt"

@@ -12,9 +12,9 @@ from pathlib import Path
 import polars as pl
 
 from imagetask.errors import SourceError
-from imagetask.source_faults import FAULTS, RECORDS, encoding_fault, json_fault, quote_fault, return_fault
-from imagetask.source_files import SourceFile
-from imagetask.source_rows import quoted
+from imagetask.sources.faults import FAULTS, RECORDS, encoding_fault, json_fault, quote_fault, return_fault
+from imagetask.sources.files import SourceFile
+from imagetask.sources.rows import quoted
 
 _SMALL_PIECES = {"POLARS_CSV_CHUNK_SIZE": "1000000", "POLARS_CSV_CHUNK_PREFETCH_LIMIT": "2"}
 """Of a CSV or TSV file Polars holds so few bytes at once: by its own measure it reads ahead, and takes 340 MB for a

@@ -9,10 +9,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from imagetask.card_columns import columns_table
-from imagetask.card_counts import DatasetCounts, count_dataset
-from imagetask.card_front import BEGIN, END, Earlier, SplitInfo, front_matter, front_text, read_earlier
-from imagetask.card_sheet import write_sheet
+from imagetask.card.columns import columns_table
+from imagetask.card.counts import DatasetCounts, count_dataset
+from imagetask.card.front import BEGIN, END, Earlier, SplitInfo, front_matter, front_text, read_earlier
+from imagetask.card.sheet import write_sheet
 from imagetask.columns import hub_schema, image_columns
 from imagetask.crash_points import reach
 from imagetask.errors import StorageError

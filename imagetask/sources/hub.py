@@ -12,7 +12,7 @@ from huggingface_hub.hf_api import RepoFile
 
 from imagetask.errors import SourceError
 from imagetask.hub import hub_api, hub_errors
-from imagetask.source_files import SourceFile, format_suffix, is_data, matches
+from imagetask.sources.files import SourceFile, format_suffix, is_data, matches
 
 _URL = re.compile(r"hf://datasets/(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>refs/[^/]+/[^/]+|[^/]+))?(?:/(?P<path>.*))?")
 _SERIES = re.compile(r"\d+")

@@ -7,8 +7,8 @@ from typing import Any
 
 import polars as pl
 
-from imagetask.column_types import fitting
 from imagetask.errors import SourceError
+from imagetask.sources.column_types import fitting
 
 
 def table(rows: Any, name: str) -> pl.DataFrame:

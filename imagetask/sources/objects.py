@@ -12,7 +12,7 @@ from obstore.exceptions import BaseError, NotFoundError, PreconditionError
 
 from imagetask.errors import SourceError, StorageError, UsageError
 from imagetask.object_stores import is_without_bucket, may_pass, open_store, refusal
-from imagetask.source_files import SourceFile, cached, format_suffix, matches, packing
+from imagetask.sources.files import SourceFile, cached, format_suffix, matches, packing
 
 _PIECE = 4 << 20
 """Bytes that are asked for at once: obstore gives each answer 30 s, however large it is."""

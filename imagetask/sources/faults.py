@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from imagetask.column_types import Fit, fitting, is_whole_text
+from imagetask.sources.column_types import Fit, fitting, is_whole_text
 
 _QUOTING = 'write a quote inside a cell as "" and put the cell in quotes'
 _ONE_OBJECT = "write one JSON object per line"

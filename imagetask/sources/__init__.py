@@ -17,10 +17,10 @@ from typing import Any, TypeAlias
 import polars as pl
 
 from imagetask.errors import SourceError, StorageError
-from imagetask.source_files import SourceFile, format_suffix, is_data, unpacked
-from imagetask.source_rows import first_line, from_frame, quoted, table
-from imagetask.source_tables import scan_files
 from imagetask.source_urls import HUB, check_source_url
+from imagetask.sources.files import SourceFile, format_suffix, is_data, unpacked
+from imagetask.sources.rows import first_line, from_frame, quoted, table
+from imagetask.sources.tables import scan_files
 
 Places: TypeAlias = str | Path | Sequence[str | Path]
 """A file, a glob, a URL, or a list of these, of one format."""
@@ -161,10 +161,10 @@ def _found(item: str, token: str | None) -> list[SourceFile]:
     except ValueError as error:
         raise SourceError(str(error)) from error
     if scheme == HUB:
-        from imagetask.source_hub import hub_files  # the Hub's client takes 0.3 s to import
+        from imagetask.sources.hub import hub_files  # the Hub's client takes 0.3 s to import
 
         return hub_files(item, token)
-    from imagetask.source_objects import object_files
+    from imagetask.sources.objects import object_files
 
     return object_files(item)
 
