@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -99,6 +100,15 @@ def room(module: str) -> int:
 def test_every_module_has_its_place_in_the_order() -> None:
     assert [name for name in modules() if name != "imagetask" and room(name) < 0] == []
     assert {name for names in ROOMS for name in names} <= {name.split(".")[1] for name in modules() if "." in name}
+
+
+def test_every_package_is_among_those_that_are_installed() -> None:
+    root = LIBRARY.parent
+    listed = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = [file for name in ("imagetask", "flows") for file in (root / name).rglob("__init__.py")]
+    folders = {file.parent.relative_to(root) for file in found}
+    packages = {".".join(folder.parts).replace("flows", "imagetask_flows", 1) for folder in folders}
+    assert packages == {*listed} - {"imagetask_deployments"}
 
 
 @pytest.mark.parametrize("name", [name for name in modules() if name != "imagetask"])
