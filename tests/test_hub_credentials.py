@@ -39,7 +39,8 @@ def test_a_run_reads_and_pushes_with_the_token_of_a_block(tmp_path: Path, server
         ended = imagetask(*taken, cwd=tmp_path / "work", env=env)
         assert ended.code == WRONG_USAGE
         assert "me/cats on the Hub holds another dataset" in ended.text
-        assert not (tmp_path / "work" / "other" / "_imagetask" / "parts").exists(), "told before an image is made"
+        made = [file for file in (tmp_path / "work" / "other").rglob("*") if file.suffix in (".png", ".parquet")]
+        assert made == [], "told before an image is made"
 
         hub.fail(r"POST .*/preupload/", status=403, times=None, message="no")
         (tmp_path / "work" / "more.csv").write_text("prompt\nan owl\n")
