@@ -28,7 +28,7 @@ _BANDS, _BAND_BITS = 4, 16
 _COARSE = 7
 """Views that are alike differ in at most so many of their first 64 bits; so one of four bands of 16 bits has at most
 one bit that is another."""
-_CROWD, _NEIGHBOURS = 1000, 16
+_CROWD, _NEIGHBOURS = 300, 16
 """Where more views than this share a band, each is compared with the next few in the order of their bits alone."""
 
 Numbers = npt.NDArray[np.int64]
