@@ -31,6 +31,7 @@ import polars as pl
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.own_process import in_its_own_process  # noqa: E402
 from imagetask.columns import transform_columns_to_image  # noqa: E402
 from imagetask.dataset import build_dataset  # noqa: E402
 from imagetask.images import Image  # noqa: E402
@@ -132,15 +133,6 @@ def columns(cells: int, num_bytes: int) -> dict[str, float]:
     return {"speed": sum(map(len, text)) / 1e9 / seconds, "time": seconds / pythons_seconds, "cpu": cpu / pythons_cpu}
 
 
-def _in_its_own_process(*arguments: object) -> dict[str, float]:
-    command = [sys.executable, __file__, *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
-    figures: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
-    return figures
-
-
 def _read_all(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file():
@@ -156,7 +148,7 @@ def _step_and_copy(folder: Path, run: int) -> tuple[dict[str, float], dict[str, 
             done[name] = copied(folder, folder / "copy")
             shutil.rmtree(folder / "copy")
         else:
-            done[name] = _in_its_own_process("--step", folder)
+            done[name] = in_its_own_process(__file__, "--step", folder)
             shutil.rmtree(Layout(folder).data)
             Layout(folder).data.mkdir()
             Layout(folder).shards.unlink()
@@ -165,7 +157,7 @@ def _step_and_copy(folder: Path, run: int) -> tuple[dict[str, float], dict[str, 
 
 def beside_cp(folder: Path, images: int, runs: int) -> dict[str, float]:
     """Interleaved runs of the step and of `cp -r`: medians of their ratios, and the largest peak."""
-    _in_its_own_process("--large", folder, images)
+    in_its_own_process(__file__, "--large", folder, images)
     pairs = []
     for number in range(runs):
         _read_all(Layout(folder).store)
@@ -186,8 +178,8 @@ def flat_memory(folder: Path, rows: int) -> dict[str, float]:
     """The peak of the step of so many rows beside that of 10,000."""
     peaks = []
     for count in (10_000, rows):
-        _in_its_own_process("--small", folder / str(count), count)
-        done = _in_its_own_process("--step", folder / str(count))
+        in_its_own_process(__file__, "--small", folder / str(count), count)
+        done = in_its_own_process(__file__, "--step", folder / str(count))
         print(f"{count:9,} rows: {done['peak_mb']:.0f} MB, {done['cpu'] / count * 1e6:.0f} µs of CPU a row")
         peaks.append(done["peak_mb"])
     return {"image step, peak of many rows over 10,000": peaks[1] / peaks[0]}
@@ -195,7 +187,7 @@ def flat_memory(folder: Path, rows: int) -> dict[str, float]:
 
 def beside_base64(cells: int, num_bytes: int, runs: int) -> dict[str, float]:
     """Of fresh processes, medians: GB of text a second; time and CPU over those of Python's own base64."""
-    done = [_in_its_own_process("--columns", cells, num_bytes) for _ in range(runs)]
+    done = [in_its_own_process(__file__, "--columns", cells, num_bytes) for _ in range(runs)]
     name = f"base64 of {num_bytes // 1000} KB"
     return {
         f"{name}, GB/s": statistics.median(one["speed"] for one in done),

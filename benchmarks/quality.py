@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.image_columns import make_large, step  # noqa: E402
+from benchmarks.own_process import in_its_own_process  # noqa: E402
 from imagetask.layout import Layout  # noqa: E402
 from imagetask.quality import scored  # noqa: E402
 from imagetask.quality.groups import first_alike  # noqa: E402
@@ -61,22 +61,13 @@ def _spent(started: float, cpu: float) -> dict[str, float]:
     return {"seconds": time.perf_counter() - started, "cpu": time.process_time() - cpu, "peak_mb": peak}
 
 
-def _in_its_own_process(*arguments: object) -> dict[str, float]:
-    command = [sys.executable, __file__, *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
-    figures: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
-    return figures
-
-
 def measure(images: int, hashes: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "dataset"
-        _in_its_own_process("--make", folder, images)
-        first = _in_its_own_process("--score", folder)
-        again = _in_its_own_process("--score", folder)
-    grouped = _in_its_own_process("--group", hashes)
+        in_its_own_process(__file__, "--make", folder, images)
+        first = in_its_own_process(__file__, "--score", folder)
+        again = in_its_own_process(__file__, "--score", folder)
+    grouped = in_its_own_process(__file__, "--group", hashes)
     return {
         "scored, pictures/s": images / first["seconds"],
         "scored, ms of CPU a picture": first["cpu"] / images * 1000,

@@ -15,7 +15,6 @@ import hashlib
 import json
 import resource
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,6 +28,7 @@ sys.path.insert(0, str(ROOT))
 import polars as pl  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 
+from benchmarks.own_process import in_its_own_process  # noqa: E402
 from imagetask import ImageRequest, PlaceholderImageGeneration  # noqa: E402
 from imagetask.columns import frame_to_hub_table  # noqa: E402
 from imagetask.images import Image  # noqa: E402
@@ -118,20 +118,11 @@ def opened(page: Path) -> dict[str, float]:
     return {"paint": paint / 1000, "pictures": pictures / 1000, "loaded": loaded / 1000}
 
 
-def _in_its_own_process(*arguments: object) -> dict[str, float]:
-    command = [sys.executable, __file__, *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
-    figures: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
-    return figures
-
-
 def measure(rows: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "dataset"
         make(folder, rows)
-        page = _in_its_own_process("--write", folder)
+        page = in_its_own_process(__file__, "--write", folder)
         seen = opened(folder / "report.html")
     return {
         "written, s": page["seconds"],

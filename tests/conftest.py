@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
 from tests.canary import found, new_key
 from tests.machine import KEY, Machine
 from tests.model_server import ModelServer
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["DO_NOT_TRACK"] = "1"
@@ -75,6 +79,19 @@ def machine(tmp_path_factory: pytest.TempPathFactory, models: ModelServer) -> It
     root = tmp_path_factory.mktemp("machine")
     with Machine(root, settings={"PREFECT_WORKER_PREFETCH_SECONDS": "1"}).running(models.url) as machine:
         yield machine
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium: the machine's own, else the one that `playwright install chromium` got."""
+    in_browser = pytest.importorskip("playwright.sync_api")
+    own = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    with in_browser.sync_playwright() as playwright:
+        if own is None and not Path(playwright.chromium.executable_path).exists():
+            pytest.skip("there is no Chromium here: make browser")
+        browser = playwright.chromium.launch(executable_path=own, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import os
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,18 +28,6 @@ expect = in_browser.expect
 pytestmark = [pytest.mark.prefect_server, pytest.mark.browser]
 
 ROWS, AT_ONCE, AT_FIRST = 150, 4, 60
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """A headless Chromium: the machine's own, else the one that `playwright install chromium` got."""
-    own = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    with in_browser.sync_playwright() as playwright:
-        if own is None and not Path(playwright.chromium.executable_path).exists():
-            pytest.skip("there is no Chromium here: make browser")
-        browser = playwright.chromium.launch(executable_path=own, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import io
 import json
 import os
 import re
-import shutil
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -49,18 +48,6 @@ HOSTILE = [
     "🦊 in the snow \u202e reversed",
 ]
 BEGAN = datetime(2026, 11, 3, 9, tzinfo=UTC)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """A headless Chromium: the machine's own, else the one that `playwright install chromium` got."""
-    own = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    with in_browser.sync_playwright() as playwright:
-        if own is None and not Path(playwright.chromium.executable_path).exists():
-            pytest.skip("there is no Chromium here: make browser")
-        browser = playwright.chromium.launch(executable_path=own, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

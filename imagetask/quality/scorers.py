@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ import polars as pl
 from PIL import Image as PILImage
 
 from imagetask.errors import TaskError, UsageError
+from imagetask.import_paths import imported
 
 Score = Callable[[list[PILImage.Image]], Mapping[str, Sequence[Any]]]
 
@@ -64,19 +63,9 @@ class Scorer:
 
 def load_scorer(path: str) -> Scorer:
     """The function that `my_scorers:score` names; the working folder counts. Raises `UsageError`."""
-    module_name, colon, name = path.partition(":")
-    if not (module_name and colon and name):
-        raise UsageError(f"the scorer {path!r} is no import path: expected my_scorers:score")
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # whatever the user's module raises
-        why = (str(error).splitlines() or [""])[0]
-        raise UsageError(f"the scorer {path!r} cannot be imported: {type(error).__name__}: {why}") from error
-    function = getattr(module, name, None)
+    module, function = imported(path, "scorer", "my_scorers:score")
     if not callable(function):
-        raise UsageError(f"{path!r} is no scorer: {name!r} in {module_name} must be a function of a list of pictures")
+        raise UsageError(f"{path!r} is no scorer: expected a function of a list of pictures")
     file = getattr(module, "__file__", None)
     text = Path(file).read_bytes() if file and Path(file).is_file() else path.encode()
     return Scorer(path, hashlib.blake2b(text, digest_size=8).hexdigest(), function)

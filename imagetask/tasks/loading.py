@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import inspect
 import sys
 from functools import cache
@@ -12,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from imagetask.errors import UsageError
+from imagetask.import_paths import imported
 from imagetask.tasks.base import ImageTask
 
 _read: dict[str, tuple[ModuleSpec | None, bytes]] = {}
@@ -20,19 +20,9 @@ _read: dict[str, tuple[ModuleSpec | None, bytes]] = {}
 
 def load_task(path: str) -> type[ImageTask]:
     """The task class that `my_module:MyTask` names; the working folder counts. Raises `UsageError`."""
-    module_name, colon, name = path.partition(":")
-    if not (module_name and colon and name):
-        raise UsageError(f"the task {path!r} is no import path: expected my_module:MyTask")
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # whatever the user's module raises
-        why = (str(error).splitlines() or [""])[0]
-        raise UsageError(f"the task {path!r} cannot be imported: {type(error).__name__}: {why}") from error
-    task = getattr(module, name, None)
+    _, task = imported(path, "task", "my_module:MyTask")
     if not (inspect.isclass(task) and issubclass(task, ImageTask)):
-        raise UsageError(f"{path!r} is no task: {name!r} in {module_name} must be a subclass of imagetask.ImageTask")
+        raise UsageError(f"{path!r} is no task: expected a subclass of imagetask.ImageTask")
     if inspect.isabstract(task):
         missing = ", ".join(sorted(task.__abstractmethods__))
         raise UsageError(f"the task {path!r} is not whole: it lacks {missing}")
