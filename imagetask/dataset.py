@@ -82,7 +82,9 @@ class ImageDataset:
         """
         place = self._place(row)
         if column not in self.image_columns:
-            raise DatasetError(f"{column!r} is no image column of {self.folder}: {', '.join(self.image_columns)} are")
+            raise DatasetError(
+                f"{column!r} is no image column of {self.folder}; it has {', '.join(self.image_columns) or 'none'}"
+            )
         cell = self.scan().select(column).slice(place, 1).collect().item()
         if isinstance(cell, pl.Series):
             cell = cell[generation] if -len(cell) <= generation < len(cell) else None

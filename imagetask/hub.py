@@ -28,7 +28,7 @@ from huggingface_hub.errors import (
 )
 
 from imagetask.errors import HubError, ImageTaskError, StorageError, UsageError
-from imagetask.redact import BareUrls, one_line
+from imagetask.redact import BareUrls, bare_url, one_line
 
 TOKEN_WANTED = "set HF_TOKEN, run `hf auth login`, or name a block with --hub-credentials"
 _LATER = frozenset({408, 409, 412, 425, 429})
@@ -44,8 +44,11 @@ for _name in _LOGGERS:
 
 
 def hub_url() -> str:
-    """Where the Hub is: HF_ENDPOINT as it is now, else the client's own."""
-    return (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+    """Where the Hub is: HF_ENDPOINT as it is now, else the client's own. Raises `UsageError` for what is no URL."""
+    url = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+    if not re.match(r"https?://[^/]", url):
+        raise UsageError(f"HF_ENDPOINT is {bare_url(url)!r}: expected a URL that begins with https:// or http://")
+    return url
 
 
 def hub_api(token: str | None = None) -> HfApi:
@@ -109,7 +112,9 @@ def _refusal(error: HfHubHTTPError, doing: str, repo: str, name: str) -> ImageTa
         return UsageError(f"{name} has no such revision: name a branch, a tag or a commit after @")
     if isinstance(error, EntryNotFoundError):
         return UsageError(f"{name} has no such file: name one that is in it")
-    if isinstance(error, RepositoryNotFoundError) or status == 401:
+    if status == 401 and not isinstance(error, RepositoryNotFoundError):
+        return UsageError(f"could not {doing} {name}: the Hub does not know the token; {TOKEN_WANTED}")
+    if isinstance(error, RepositoryNotFoundError):
         return UsageError(
             f"there is no dataset {repo} on the Hub, or it is private and the token does not open it: check the name; "
             f"for a token {TOKEN_WANTED}"

@@ -149,8 +149,21 @@ class Layout:
         """Raises `DatasetError` where the folder is a file, or holds something that is not a dataset of ours."""
         if self.root.exists() and not self.root.is_dir():
             raise DatasetError(f"{self.root} is a file: give a folder for the dataset")
-        if self.root.is_dir() and not self.state.is_dir() and set(self.root.iterdir()) - {self.contact_sheet}:
+        if self.root.is_dir() and not self.is_ours and self._holds_something():
             raise DatasetError(f"{self.root} already holds something else: choose a new or an empty folder")
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether a run was started in the folder, or a dataset made. One that came from elsewhere is not ours, also
+        where it was scored here: what its pictures were made of is not known."""
+        return self.run.is_file() or self.shards.is_file()
+
+    def _holds_something(self) -> bool:
+        """Beside a preview, and the empty folders that a run makes first."""
+        others = [path for path in self.root.iterdir() if path not in (self.state, self.contact_sheet)]
+        if self.state.is_dir():
+            return any(not path.is_dir() or any(path.iterdir()) for path in others)
+        return bool(others)
 
     def make(self) -> None:
         """Checks and makes the folder, and those in it. Raises `DatasetError`."""

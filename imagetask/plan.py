@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -28,6 +29,8 @@ from imagetask.sources.prompts import with_prompt
 from imagetask.sources.tables import in_small_pieces
 from imagetask.tasks.base import BOOKKEEPING, SCORES, ImageTask, column_names, required_columns
 from imagetask.tasks.loading import code_digest, load_task
+
+LOG = logging.getLogger(__name__)
 
 SMALLEST_CHUNK = 250
 MOST_TASK_RUNS = 1000
@@ -118,8 +121,9 @@ def open_source(
     needed = [column for column, given in inputs.items() if given in required_columns(task.inputs)]
     ids = [settings.row_id_column] if settings.row_id_column else []
     with read_errors(name):
-        check_columns(frame, needed, name)
-        check_columns(frame, [*settings.param_column.values(), *ids], name)
+        check_columns(frame, needed, name, "--prompt-column" if len(needed) == 1 else None)
+        check_columns(frame, list(settings.param_column.values()), name)
+        check_columns(frame, ids, name, "--row-id-column")
         _check_clashes(frame.collect_schema().names(), task, settings, name)
     return frame if settings.limit is None else frame.head(settings.limit)
 
@@ -135,11 +139,24 @@ def make_plan(settings: RunSettings, models: Sequence[ImageGenerationModel], tok
         files = source_files(settings.source, token)
     frame = open_source(settings, files=files)
     task = make_task(settings, ManagedModel(_Unasked()))
+    before = read_plan(layout)
     with read_errors(name), in_small_pieces():
         rows = write_snapshot(frame, _present(frame, task), layout, name, settings.row_id_column)
     remembered = (read_json(layout.plan) or {}).get("chunk_rows")
+    _tell_what_leaves(settings, rows, before)
     chunk_rows = settings.chunk_rows or chunk_rows_for(rows, len(settings.model), remembered)
     return _cut(settings, task, models, rows, chunk_rows, tuple(file.pinned for file in files))
+
+
+def _tell_what_leaves(settings: RunSettings, rows: int, before: Plan | None) -> None:
+    """Warns of a run that makes a dataset smaller: it may be meant for another folder."""
+    if before is None:
+        return
+    gone = list(dict.fromkeys(chunk.model for chunk in before.chunks if chunk.model not in settings.model))
+    what = [f"{rows:,} rows of the source in place of {before.rows:,}"] if rows < before.rows else []
+    what += [f"no images of {', '.join(gone)} any more"] if gone else []
+    if what:
+        LOG.warning("%s: %s; what leaves the dataset is kept in the store", settings.out, " and ".join(what))
 
 
 def plan_again(settings: RunSettings, models: Sequence[ImageGenerationModel]) -> Plan:

@@ -250,10 +250,11 @@ def test_a_killed_worker_costs_no_finished_image_and_one_that_joins_takes_its_pa
         nonlocal killed
         wait_for(worker=2, calls=1)
         wait_for(worker=1, calls=20)
+        model_server.latency = 4.0  # some are in flight when it dies, and there is work left when another one joins
+        wait_for(worker=1, calls=len(calls_of(1)) + 1)
         finished.update(kept(store))
         killed = time.time()
         os.killpg(cluster.workers[0].pid, signal.SIGKILL)
-        model_server.latency = 4.0  # there is work left when it joins
         cluster.add_workers({"OPENAI_API_KEY": "key-of-worker-3"})
         wait_for(worker=3, calls=1)
         model_server.latency = 0.05

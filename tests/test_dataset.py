@@ -232,7 +232,7 @@ def pictures_in(html: str) -> list[PILImage.Image]:
 
 
 def test_column_without_pictures_is_an_error_that_names_those_with(three_rows: ImageDataset) -> None:
-    with pytest.raises(DatasetError, match=r"'prompt' is no image column of .*: image are"):
+    with pytest.raises(DatasetError, match=r"'prompt' is no image column of .*; it has image"):
         three_rows.to_pil(0, "prompt")
 
 

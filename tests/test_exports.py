@@ -501,6 +501,14 @@ def test_readme_tells_the_columns_and_the_licence_of_the_dataset(finished: Layou
     assert "path: data/rare-*" not in told, "a pattern without files would keep the others from loading"
 
 
+def test_command_names_the_formats_that_there_are(finished: Layout, tmp_path: Path) -> None:
+    ended = imagetask("export", finished.root, "--to", "out", "--format", "tfrecord", cwd=tmp_path)
+    assert ended.code == WRONG_USAGE
+    assert "--format: expected parquet, imagefolder or webdataset, not tfrecord" in ended.text
+    ended = imagetask("export", finished.root, "--to", "out", "--image-format", "avif", cwd=tmp_path)
+    assert "--image-format: expected webp, jpeg or png, not avif" in ended.text
+
+
 def test_command_writes_an_export_and_tells_what_is_left_out(finished: Layout, tmp_path: Path) -> None:
     words: list[str | Path] = [
         "export",

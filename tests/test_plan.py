@@ -6,6 +6,7 @@ import datetime
 import importlib
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,13 +25,16 @@ from imagetask import GenerationStore, ManagedModel, OpenAIImageGeneration, Plac
 from imagetask.chunks import run_chunk
 from imagetask.crash_points import VARIABLE
 from imagetask.errors import DatasetError, SourceError, StorageError, TaskError
+from imagetask.layout import Layout, alone_in
 from imagetask.models.base import ImageGenerationModel
 from imagetask.parts import part_path, read_manifest
 from imagetask.plan import Plan, first_rows, make_plan, plan_again, read_plan
+from imagetask.quality import scored
 from imagetask.settings import RunSettings
 from imagetask.snapshot import read_rows
 from imagetask.tasks.loading import code_digest, load_task
 from tests.model_server import ModelServer
+from tests.small_datasets import make_dataset
 
 Rows = list[dict[str, Any]]
 
@@ -314,6 +318,31 @@ def test_a_preview_with_a_store_elsewhere_leaves_a_folder_that_a_run_can_go_into
     (settings.out / "_imagetask").rename(tmp_path / "gone")
     with pytest.raises(DatasetError, match="already holds something else"):
         settings.layout.make()
+
+
+def test_a_dataset_from_elsewhere_is_not_written_over_also_where_it_was_scored(tmp_path: Path) -> None:
+    make_dataset(tmp_path / "out", prompts("a cat", "a dog"))
+    shutil.rmtree(tmp_path / "out" / "_imagetask")
+    elsewhere = Layout(tmp_path / "out")
+    with alone_in(elsewhere):
+        scored(elsewhere)
+    before = {path: path.read_bytes() for path in elsewhere.data.iterdir()}
+    with pytest.raises(DatasetError, match="already holds something else"):
+        elsewhere.make()
+    assert {path: path.read_bytes() for path in elsewhere.data.iterdir()} == before
+
+
+def test_a_run_that_makes_the_dataset_smaller_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = settings_for(tmp_path, prompts("a", "b", "c"), model=["openai:m", "placeholder"])
+    models = [PlaceholderImageGeneration(), PlaceholderImageGeneration()]
+    make_plan(settings, models)
+    make_plan(settings, models)
+    assert caplog.messages == []
+    make_plan(settings.model_copy(update={"limit": 2, "model": ["placeholder"]}), models[1:])
+    assert caplog.messages == [
+        f"{settings.out}: 2 rows of the source in place of 3 and no images of openai:m any more; what leaves the "
+        "dataset is kept in the store"
+    ]
 
 
 def test_a_preview_counts_what_is_left_and_heeds_the_request_rate(tmp_path: Path) -> None:

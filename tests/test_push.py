@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx2
 import huggingface_hub.constants
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml  # type: ignore[import-untyped]
@@ -402,6 +403,32 @@ def test_the_command_pushes_and_says_how_to_load_it(hub: HubServer, out: Path, t
     assert "who has no part in you: push to me/…" in refused.text
     assert found(TOKEN, ended.text, refused.text) == []
     assert found(TOKEN, out) == []
+
+
+def test_a_folder_whose_run_is_not_at_its_end_is_told_from_one_that_is_none(hub: HubServer, out: Path) -> None:
+    Layout(out).shards.unlink()
+    write_json(Layout(out).run, {})
+    with pytest.raises(DatasetError, match=r"no finished dataset yet: imagetask status .* tells how its run goes on"):
+        pushed(out)
+
+
+def test_what_is_pending_is_told(hub: HubServer, out: Path) -> None:
+    [shard] = (out / "data").iterdir()
+    rows = pq.read_table(shard).to_pylist()
+    schema = pq.read_schema(shard)
+    missing = {"image": None, "image_size": None, "status": "pending"}
+    pq.write_table(pa.Table.from_pylist([*rows[:17], *({**row, **missing} for row in rows[17:])], schema), shard)
+    told: list[str] = []
+    pushed(out, told=told.append)
+    assert told[0] == "3 of its images are pending: no run has come to them"
+
+
+def test_an_address_of_the_hub_that_is_none_is_told_at_once(
+    hub: HubServer, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "junk")
+    with pytest.raises(UsageError, match="HF_ENDPOINT is 'junk': expected a URL that begins with https:// or http://"):
+        pushed(out)
 
 
 def test_a_dataset_that_a_killed_run_left_half_new_is_not_pushed(hub: HubServer, out: Path) -> None:

@@ -271,6 +271,8 @@ def test_what_a_scorer_gave_stays_where_it_cannot_be_had_any_more(
     scored(Layout(out), say=said.append)
     assert scan_scored(Layout(out)).select("pixels").collect()["pixels"].to_list() == [256, None]
     assert "what it gave stays, new pictures have null" in said[0]
+    scored(Layout(out), say=said.append)
+    assert len(said) == 1, "nothing was to be scored"
 
 
 @pytest.mark.parametrize(

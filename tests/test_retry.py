@@ -20,6 +20,7 @@ from imagetask.errors import DatasetError, RunStopped, UsageError
 from imagetask.models import Generation, load_model
 from imagetask.models.identity import Identity
 from imagetask.models.managed import ManagedModel
+from imagetask.runs import Run
 from imagetask.store import GenerationStore
 from tests.command_line import DONE, command, environment
 from tests.conftest import Generate
@@ -325,4 +326,15 @@ def failed_run(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -
 
 def test_nothing_of_a_kind_to_retry_is_told(failed_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert app(["retry", str(failed_run), "--kind", "server", "--kind", "timeout"]) == DONE
-    assert "no row has failed with server or timeout: nothing to retry" in " ".join(capsys.readouterr().err.split())
+    assert "no row has failed with server or timeout: nothing to retry" in (told := said(capsys))
+    assert "did not come to its end" not in told
+
+
+def test_of_a_run_that_did_not_end_a_retry_says_so(failed_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Run.read(failed_run).end("stopped", "killed")
+    assert app(["retry", str(failed_run), "--kind", "server"]) == DONE
+    assert f"the last run did not come to its end: imagetask status {failed_run} tells how" in said(capsys)
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    return " ".join(capsys.readouterr().err.split())

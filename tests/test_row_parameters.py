@@ -159,6 +159,8 @@ def test_preview_has_the_prompts_and_the_ids_of_the_run(tmp_path: Path) -> None:
     ("options", "says"),
     [
         ({"prompt": "{colour}"}, "no column 'colour'"),
+        ({"prompt": "a $style painting"}, "names no column of .*: every row would ask for the same; write.*{subject}"),
+        ({"prompt_column": "subject", "row_id_column": "titel"}, "did you mean 'title'.*--row-id-column title"),
         ({"prompt": "{tags}"}, "no text or numbers in 'tags'"),
         ({"prompt": "{subject}", "task": "tests.custom_tasks:Postcard"}, "reads no column 'prompt'"),
         ({"prompt": "{title}", "rename": {"subject": "prompt"}}, "has a column 'prompt'"),

@@ -186,6 +186,8 @@ def test_private_dataset_is_read_with_a_token_and_told_without(hub: HubServer) -
     told = refusal("hf://datasets/me/closed", UsageError)
     assert "no dataset me/closed on the Hub, or it is private" in told
     assert "set HF_TOKEN" in told
+    with pytest.raises(UsageError, match="the Hub does not know the token"):
+        read("hf://datasets/me/open", token="hf_expired")
 
 
 @pytest.mark.parametrize(

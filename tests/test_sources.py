@@ -267,7 +267,7 @@ def test_missing_column_is_told_with_the_columns_there_are_and_the_nearest() -> 
     frame = pl.LazyFrame({"Prompt": ["a"], "Category": ["b"]})
     check_columns(frame, ["Prompt"], "p.tsv")
     with pytest.raises(SourceError) as caught:
-        check_columns(frame, ["prompt"], "p.tsv")
+        check_columns(frame, ["prompt"], "p.tsv", "--prompt-column")
     assert str(caught.value) == (
         "p.tsv has no column 'prompt'; it has 'Prompt', 'Category'; did you mean 'Prompt'? --prompt-column Prompt"
     )

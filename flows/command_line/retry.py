@@ -54,6 +54,7 @@ def retry(
     quiet()
     from imagetask.layout import is_running
     from imagetask.retrying import failed_rows
+    from imagetask.runs import Run
 
     from ..check import check_models, retry_settings
     from ..embedded_server import EmbeddedServer
@@ -64,6 +65,8 @@ def retry(
     if failed_rows(settings.layout, asked.kind).is_empty():
         kinds = f" with {' or '.join(asked.kind)}" if asked.kind else ""
         say(f"{folder}: no row has failed{kinds}: nothing to retry")
+        if Run.read(folder).state != "finished":
+            say(f"the last run did not come to its end: imagetask status {folder} tells how it goes on")
         return DONE
     server = EmbeddedServer()
     for name in settings.model:

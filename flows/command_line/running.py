@@ -47,9 +47,9 @@ class _OnTerminal(logging.Handler):
         say(record.getMessage())
 
 
-_TOLD = {"imagetask.store": logging.WARNING, "imagetask.push": logging.INFO}
+_TOLD = {"imagetask.store": logging.WARNING, "imagetask.plan": logging.WARNING, "imagetask.push": logging.INFO}
 """Logs whose lines stand on the terminal too, from which level on: what is found damaged in the store and made again,
-for it may be paid for again; and how far a push is."""
+for it may be paid for again; what a plan takes out of the dataset; and how far a push is."""
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import get_args
+from typing import Literal, get_args, get_origin
 
 from cyclopts import CoercionError, CycloptsError, UnknownCommandError, UnknownOptionError, UnusedCliTokensError
 from rich.console import Console
@@ -70,6 +70,8 @@ def _named(error: CoercionError) -> str:
 
 
 def _expected(kind: object) -> str:
+    if choices := next((get_args(each) for each in (kind, *get_args(kind)) if get_origin(each) is Literal), None):
+        return f"expected {', '.join(map(str, choices[:-1]))} or {choices[-1]}"
     one = next((each for each in (kind, *get_args(kind)) if each in _EXPECTED), None)
     return f"expected {_EXPECTED[one]}" if isinstance(one, type) else "it is not of the kind that is expected"
 

@@ -67,5 +67,7 @@ def _groups(frame: pl.LazyFrame) -> Iterator[dict[str, Any]]:
     picked = frame.select(*keys, num_bytes)
     lists = [name for name in (*keys, "image_bytes") if isinstance(schema.get(name), pl.List)]
     picked = picked.explode(lists) if lists else picked
-    counted = picked.group_by(keys).agg(pl.len().alias("count"), pl.col("image_bytes").sum().alias("bytes"))
+    counted = picked.group_by(keys, maintain_order=True).agg(
+        pl.len().alias("count"), pl.col("image_bytes").sum().alias("bytes")
+    )
     yield from counted.collect(engine="streaming").iter_rows(named=True)

@@ -12,10 +12,11 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from imagetask.card import card_of
+from imagetask.card.counts import count_dataset
 from imagetask.errors import HubError, UsageError
 from imagetask.hub import TOKEN_WANTED, hub_api, hub_errors, hub_url
 from imagetask.layout import Layout
-from imagetask.push.local import LocalFile, Pushing, check_folder, dataset_rows, local_files
+from imagetask.push.local import LocalFile, Pushing, check_folder, local_files
 from imagetask.push.remote import CARD, MARKER, Remote, look_at, made, marker_text
 from imagetask.redact import one_line
 from imagetask.settings import HUB_NAME
@@ -183,8 +184,10 @@ class _Push:
     def _tell_what_changes(self, there: Remote) -> None:
         if there.private != self.private:
             self.told(f"{there.repo} is {'private' if there.private else 'public'} already, and stays so")
-        rows = dataset_rows(self.layout)
-        if there.rows > rows:
+        counts = count_dataset(self.layout)
+        if counts.pending:
+            self.told(f"{counts.pending:,} of its images are pending: no run has come to them")
+        if there.rows > (rows := counts.rows):
             self.told(f"{there.repo} has {there.rows:,} rows, and {rows:,} after this push: its history keeps them")
 
     def _send(self, new: Mapping[str, LocalFile]) -> None:
@@ -203,7 +206,7 @@ class _Push:
         card = there.text(self.api, CARD)
         own = self.layout.card.read_text("utf-8", "replace") if self.layout.card.is_file() else None
         texts = {CARD: (card, card_of(self.layout, repo=there.repo, earlier=own if card is None else card))}
-        texts[MARKER] = (there.text(self.api, MARKER), marker_text(self.note, files, dataset_rows(self.layout)))
+        texts[MARKER] = (there.text(self.api, MARKER), marker_text(self.note, files, count_dataset(self.layout).rows))
         for path, (old, text) in texts.items():
             if text != old:
                 yield CommitOperationAdd(path, text.encode())

@@ -89,14 +89,13 @@ class Pushing:
 
 def check_folder(layout: Layout) -> None:
     """Raises `DatasetError` where the folder holds no finished dataset of ours."""
+    if read_json(layout.shards) is None and layout.run.is_file():
+        raise DatasetError(
+            f"{layout.root} holds no finished dataset yet: imagetask status {layout.root} tells how its run goes on"
+        )
     if read_json(layout.shards) is None:
         raise DatasetError(f"{layout.root} is no dataset to push: expected a folder that imagetask generate wrote")
     shard_files(layout)
-
-
-def dataset_rows(layout: Layout) -> int:
-    """How many rows the finished dataset has."""
-    return sum(entry["rows"] for entry in (read_json(layout.shards) or {})["shards"])
 
 
 def local_files(layout: Layout, pushing: Pushing) -> dict[str, LocalFile]:

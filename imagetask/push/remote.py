@@ -38,7 +38,7 @@ class Remote:
         if self.marker is not None and self.marker.get("dataset") != dataset:
             raise UsageError(
                 f"{self.repo} on the Hub holds another dataset, which imagetask pushed from another folder: choose "
-                "another name, or let this one take its place with imagetask push … --replace"
+                "another name, or let this one, when it is made, take its place with imagetask push … --replace"
             )
         others = sorted(self.files.keys() - _ANYBODYS)
         if self.marker is None and others:

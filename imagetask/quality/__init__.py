@@ -52,11 +52,14 @@ def scored(
     origin, shards = read_origin(layout), shards_now(layout)
     known = origin if origin is not None and origin.method == METHOD else None
     own = _own_scorers(layout)
-    wanted, lost = _wanted(known, scorers, own, say)
+    wanted, lost, lacking = _wanted(known, scorers, own)
     entries = {entry["path"]: entry for entry in (known.scorers if known else ())}
     new = [scorer for scorer in wanted if entries.get(scorer.path, {}).get("digest") != scorer.digest]
     if known is not None and known.shards == shards and not new:
         return False
+    if say is not None:
+        for line in lacking:
+            say(line)
     columns = {path: entry["columns"] for path, entry in entries.items() if path not in {one.path for one in new}}
     scores = _scores(layout, known is not None, wanted, new, columns, told)
     origins = [{"path": one.path, "digest": one.digest, "columns": columns.get(one.path, [])} for one in wanted]
@@ -97,10 +100,10 @@ def _own_scorers(layout: Layout) -> set[str]:
 
 
 def _wanted(
-    known: Origin | None, scorers: Sequence[str], own: set[str], say: Callable[[str], None] | None
-) -> tuple[list[Scorer], list[dict[str, Any]]]:
-    """The scorers of this call and of earlier ones; and what is known of those that cannot be had any more."""
-    wanted, lost = [load_scorer(path) for path in dict.fromkeys(scorers)], []
+    known: Origin | None, scorers: Sequence[str], own: set[str]
+) -> tuple[list[Scorer], list[dict[str, Any]], list[str]]:
+    """The scorers of this call and of earlier ones; what is known of those that cannot be had any more, and why."""
+    wanted, lost, lacking = [load_scorer(path) for path in dict.fromkeys(scorers)], [], []
     for entry in known.scorers if known else ():
         if entry["path"] in scorers:
             continue
@@ -110,9 +113,8 @@ def _wanted(
             wanted.append(load_scorer(entry["path"]))
         except UsageError as error:
             lost.append(entry)
-            if say is not None:
-                say(f"{error}; what it gave stays, new pictures have null")
-    return wanted, lost
+            lacking.append(f"{error}; what it gave stays, new pictures have null")
+    return wanted, lost, lacking
 
 
 def _scores(

@@ -96,8 +96,13 @@ def read_errors(name: str) -> Iterator[None]:
         raise SourceError(f"{name} cannot be read: {first_line(error)}") from error
 
 
-def check_columns(frame: pl.LazyFrame | pl.DataFrame | pl.Schema, needed: Sequence[str], name: str) -> None:
-    """Raises `SourceError` where a needed column is missing: with the columns there are, and the nearest one."""
+def check_columns(
+    frame: pl.LazyFrame | pl.DataFrame | pl.Schema, needed: Sequence[str], name: str, option: str | None = None
+) -> None:
+    """Raises `SourceError` where a needed column is missing: with the columns there are, and the nearest one.
+
+    option: by which another column is named.
+    """
     if isinstance(frame, pl.LazyFrame | pl.DataFrame):
         with read_errors(name):
             frame = frame.collect_schema()
@@ -108,8 +113,7 @@ def check_columns(frame: pl.LazyFrame | pl.DataFrame | pl.Schema, needed: Sequen
     message = f"{name} has no column {quoted(missing)}; it has {quoted(columns)}"
     near = _nearest(missing[0], columns)
     if near is not None:
-        option = f" --prompt-column {shlex.quote(near)}" if len(needed) == 1 else ""
-        message += f"; did you mean {near!r}?{option}"
+        message += f"; did you mean {near!r}?" + (f" {option} {shlex.quote(near)}" if option else "")
     raise SourceError(message)
 
 

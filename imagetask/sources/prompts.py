@@ -15,12 +15,17 @@ PROMPT = "prompt"
 def with_prompt(frame: pl.LazyFrame, template: str, name: str) -> pl.LazyFrame:
     """The frame with a column `prompt` (text) by the template; null where a cell that it names is null.
 
-    name: what messages call the source. Raises `SourceError` where a column is missing, or is no plain value, or where
-    there is a column `prompt` already.
+    name: what messages call the source. Raises `SourceError` where a column is missing, or is no plain value, where
+    the template names none, or where there is a column `prompt` already.
     """
     pieces = template_pieces(template)
     columns = list(dict.fromkeys(column for _, column in pieces if column is not None))
     check_columns(frame, columns, name)
+    if not columns:
+        raise SourceError(
+            f"--prompt {template!r} names no column of {name}: every row would ask for the same; write, for example, "
+            f"{{{frame.collect_schema().names()[0]}}}"
+        )
     schema = frame.collect_schema()
     if PROMPT in schema:
         raise SourceError(
