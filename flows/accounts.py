@@ -120,7 +120,7 @@ def _made(settings: RunSettings, model: str, block: BackendBlock | None) -> Imag
     if block is not None and block.api_key is not None and settings.base_url not in (None, block.base_url):
         raise UsageError(
             f"--base-url {settings.base_url}: the key of the block {settings.credentials} is sent only to the server "
-            "that the block names: write the URL into the block"
+            "that the block names: write the URL into the block (imagetask blocks create … --base-url URL)"
         )
     options = {
         "base_url": settings.base_url,

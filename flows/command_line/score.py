@@ -50,7 +50,7 @@ def score(
 
 def _say_what_there_is(folder: Path, rows: int, found: pl.DataFrame) -> None:
     blur = found["blur"].drop_nulls()
-    say(f"{folder}: {len(blur):,} pictures scored, in {rows:,} rows")
+    say(f"{folder}: {rows:,} rows, pictures scored: {len(blur):,}")
     say(f"blank: {found['blank'].sum():,}")
     if len(blur):
         middle, least = blur.quantile(0.5), blur.quantile(0.0)
