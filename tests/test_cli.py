@@ -81,7 +81,7 @@ WRONG = {
     "a parameter without a value": (["good.csv", "--param", "quality"], ["--param quality", "KEY=VALUE"]),
     "no generations": (["good.csv", "--num-generations", "0"], ["--num-generations"]),
     "a task that is not there": (["good.csv", "--task", "nowhere:Mine"], ["'nowhere:Mine'", "cannot be imported"]),
-    "a task that is none": (["good.csv", "--task", "my_tasks:NotATask"], ["'my_tasks:NotATask'", "imagetask.ImageTask"]),
+    "a task that is none": (["good.csv", "--task", "my_tasks:NotATask"], ["NotATask'", "imagetask.ImageTask"]),
     "a task that is not whole": (["good.csv", "--task", "my_tasks:Unfinished"], ["format_input", "format_output"]),
     "a task whose module raises": (["good.csv", "--task", "broken:Mine"], ["'broken:Mine'", "ZeroDivisionError"]),
     "an output folder that holds something else": (["good.csv", "--out", "elsewhere"], ["elsewhere", "empty folder"]),
