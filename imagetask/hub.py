@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from json import JSONDecodeError
 from urllib.parse import urlsplit
 
 import httpx2
@@ -98,7 +97,7 @@ def _told(error: BaseException, doing: str, repo: str) -> ImageTaskError:
         return _refusal(error, doing, repo, name)
     if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
         return UsageError(f"{name} has no such file: {one_line(str(error))}")
-    if isinstance(error, ValueError) and not isinstance(error, JSONDecodeError):  # of single files, each on its line
+    if str(error).startswith("LFS batch API returned errors"):  # and then of each file why it is not taken
         return UsageError(f"could not {doing} {name}: {one_line(str(error))}")
     host = urlsplit(hub_url()).netloc.rpartition("@")[2]
     return HubError(f"could not {doing} {name}: {host} does not answer ({type(error).__name__})")

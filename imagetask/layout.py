@@ -154,9 +154,9 @@ class Layout:
 
     @property
     def is_ours(self) -> bool:
-        """Whether a run was started in the folder, or a dataset made. One that came from elsewhere is not ours, also
-        where it was scored here: what its pictures were made of is not known."""
-        return self.run.is_file() or self.shards.is_file()
+        """Whether a run or a preview was started in the folder, or a dataset made. One that came from elsewhere is not
+        ours, also where it was scored here: what its pictures were made of is not known."""
+        return any(file.is_file() for file in (self.run, self.shards, self.spent))
 
     def _holds_something(self) -> bool:
         """Beside a preview, and the empty folders that a run makes first."""

@@ -117,11 +117,13 @@ def open_source(
     if settings.prompt is not None:
         if "prompt" not in inputs:
             raise UsageError(f"--prompt: the task {settings.task!r} reads no column 'prompt'")
-        frame = with_prompt(frame, settings.prompt, name)
+        others = [column for column in _present(frame, task) if column != "prompt"]
+        frame = with_prompt(frame, settings.prompt, name, others)
     needed = [column for column, given in inputs.items() if given in required_columns(task.inputs)]
     ids = [settings.row_id_column] if settings.row_id_column else []
     with read_errors(name):
-        check_columns(frame, needed, name, "--prompt-column" if len(needed) == 1 else None)
+        of_prompt = [inputs[column] for column in needed] == ["prompt"]
+        check_columns(frame, needed, name, "--prompt-column" if of_prompt else None)
         check_columns(frame, list(settings.param_column.values()), name)
         check_columns(frame, ids, name, "--row-id-column")
         _check_clashes(frame.collect_schema().names(), task, settings, name)
@@ -143,20 +145,22 @@ def make_plan(settings: RunSettings, models: Sequence[ImageGenerationModel], tok
     with read_errors(name), in_small_pieces():
         rows = write_snapshot(frame, _present(frame, task), layout, name, settings.row_id_column)
     remembered = (read_json(layout.plan) or {}).get("chunk_rows")
-    _tell_what_leaves(settings, rows, before)
+    _tell_what_leaves(settings, task, rows, before)
     chunk_rows = settings.chunk_rows or chunk_rows_for(rows, len(settings.model), remembered)
     return _cut(settings, task, models, rows, chunk_rows, tuple(file.pinned for file in files))
 
 
-def _tell_what_leaves(settings: RunSettings, rows: int, before: Plan | None) -> None:
+def _tell_what_leaves(settings: RunSettings, task: ImageTask, rows: int, before: Plan | None) -> None:
     """Warns of a run that makes a dataset smaller: it may be meant for another folder."""
-    if before is None:
+    if before is None or not settings.layout.shards.is_file():
         return
     gone = list(dict.fromkeys(chunk.model for chunk in before.chunks if chunk.model not in settings.model))
     what = [f"{rows:,} rows of the source in place of {before.rows:,}"] if rows < before.rows else []
+    if task.num_generations < before.num_generations:
+        what.append(f"{task.num_generations} in place of {before.num_generations} generations of each")
     what += [f"no images of {', '.join(gone)} any more"] if gone else []
     if what:
-        LOG.warning("%s: %s; what leaves the dataset is kept in the store", settings.out, " and ".join(what))
+        LOG.warning("%s: %s; what leaves the dataset is kept in the store", settings.out, ", ".join(what))
 
 
 def plan_again(settings: RunSettings, models: Sequence[ImageGenerationModel]) -> Plan:
@@ -210,8 +214,9 @@ def read_plan(layout: Layout) -> Plan | None:
     try:
         chunks = tuple(Chunk(**chunk) for chunk in known["chunks"])
         sources = tuple(known.get("sources", ()))
-        return Plan(known["rows"], known["chunk_rows"], known["num_generations"], chunks, sources)
-    except (KeyError, TypeError):  # damaged: the next run makes it anew
+        rows, chunk_rows, num_generations = (int(known[name]) for name in ("rows", "chunk_rows", "num_generations"))
+        return Plan(rows, chunk_rows, num_generations, chunks, sources)
+    except (KeyError, TypeError, ValueError):  # damaged: the next run makes it anew
         return None
 
 

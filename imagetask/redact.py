@@ -93,6 +93,9 @@ class BareUrls(logging.Filter):
     """Takes out of what clients write to the log: queries and credentials of URLs, and the headers of answers."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        text = _HEADERS.sub("[headers]", record.getMessage())
-        record.msg, record.args = _URL.sub(r"\1\2", text), ()
+        try:
+            text = record.getMessage()
+        except (TypeError, ValueError):  # what it is to be filled with does not fit; a filter must not fail a call
+            text = "[a message that cannot be shown]"
+        record.msg, record.args = _URL.sub(r"\1\2", _HEADERS.sub("[headers]", text)), ()
         return True

@@ -602,3 +602,6 @@ def test_httpx2_writes_urls_to_the_log_as_the_filter_expects() -> None:
     record = logging.LogRecord("httpx2", logging.INFO, "", 0, "%s %s", ("GET", url), None)
     assert BareUrls().filter(record)
     assert record.getMessage() == "GET https://host/a.png"
+    record = logging.LogRecord("httpx2", logging.INFO, "", 0, "%s %s", ("GET",), None)
+    assert BareUrls().filter(record), "a line that is wrong fails no call"
+    assert "cannot be shown" in record.getMessage()

@@ -25,7 +25,7 @@ from imagetask import GenerationStore, ManagedModel, OpenAIImageGeneration, Plac
 from imagetask.chunks import run_chunk
 from imagetask.crash_points import VARIABLE
 from imagetask.errors import DatasetError, SourceError, StorageError, TaskError
-from imagetask.layout import Layout, alone_in
+from imagetask.layout import Layout, alone_in, read_json, write_json
 from imagetask.models.base import ImageGenerationModel
 from imagetask.parts import part_path, read_manifest
 from imagetask.plan import Plan, first_rows, make_plan, plan_again, read_plan
@@ -313,6 +313,7 @@ def test_a_preview_with_a_store_elsewhere_leaves_a_folder_that_a_run_can_go_into
     settings = RunSettings(source=str(tmp_path / "source.parquet"), out=tmp_path / "out", store=str(tmp_path / "store"))
     preview_rows(settings, 1)
     assert {path.name for path in settings.out.rglob("*")} == {"contact-sheet.png", "_imagetask", "spent.txt", "lock"}
+    (settings.out / ".DS_Store").write_bytes(b"of a file manager")
     settings.layout.make()
 
     (settings.out / "_imagetask").rename(tmp_path / "gone")
@@ -333,16 +334,30 @@ def test_a_dataset_from_elsewhere_is_not_written_over_also_where_it_was_scored(t
 
 
 def test_a_run_that_makes_the_dataset_smaller_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    settings = settings_for(tmp_path, prompts("a", "b", "c"), model=["openai:m", "placeholder"])
+    options = {"model": ["openai:m", "placeholder"], "num_generations": 2}
+    settings = settings_for(tmp_path, prompts("a", "b", "c"), **options)
     models = [PlaceholderImageGeneration(), PlaceholderImageGeneration()]
+    smaller = settings.model_copy(update={"limit": 2, "model": ["placeholder"], "num_generations": 1})
     make_plan(settings, models)
+    make_plan(smaller, models[1:])
+    assert caplog.messages == [], "there is no dataset yet"
+    write_json(settings.layout.shards, {})
     make_plan(settings, models)
     assert caplog.messages == []
-    make_plan(settings.model_copy(update={"limit": 2, "model": ["placeholder"]}), models[1:])
+    make_plan(smaller, models[1:])
     assert caplog.messages == [
-        f"{settings.out}: 2 rows of the source in place of 3 and no images of openai:m any more; what leaves the "
-        "dataset is kept in the store"
+        f"{settings.out}: 2 rows of the source in place of 3, 1 in place of 2 generations of each, no images of openai:m "
+        "any more; what leaves the dataset is kept in the store"
     ]
+
+
+@pytest.mark.parametrize("damaged", [None, "many", []])
+def test_a_plan_that_is_damaged_is_made_anew(tmp_path: Path, damaged: object) -> None:
+    settings = settings_for(tmp_path, prompts("a"))
+    planned(settings)
+    write_json(settings.layout.plan, {**(read_json(settings.layout.plan) or {}), "rows": damaged})
+    assert read_plan(settings.layout) is None
+    assert planned(settings).rows == 1
 
 
 def test_a_preview_counts_what_is_left_and_heeds_the_request_rate(tmp_path: Path) -> None:

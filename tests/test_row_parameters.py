@@ -179,6 +179,11 @@ def test_what_cannot_be_asked_is_told_before_anything_is(tmp_path: Path, options
         open_source(RunSettings.checked(source=str(tmp_path / "p.parquet"), out=tmp_path / "out", **options))
 
 
+def test_one_prompt_for_all_rows_is_taken_where_another_column_tells_them_apart(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path / "out", [{"seed": 1}, {"seed": 2}], prompt="a cat")
+    assert dataset.scan().select("asked_prompt", "seed").collect().rows() == [("a cat", 1), ("a cat", 2)]
+
+
 def test_rows_that_cannot_be_asked_for_fail_alone(tmp_path: Path, model_server: ModelServer) -> None:
     rows = pl.DataFrame(
         {"prompt": ["a", "b", "c", "d"], "seed": ["1", str(2**63), "3", "4"], "width": [64, 64, 64, None]}

@@ -12,9 +12,9 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
 from imagetask.card import card_of
-from imagetask.card.counts import count_dataset
+from imagetask.card.counts import DatasetCounts, count_dataset
 from imagetask.errors import HubError, UsageError
-from imagetask.hub import TOKEN_WANTED, hub_api, hub_errors, hub_url
+from imagetask.hub import hub_api, hub_errors, hub_url
 from imagetask.layout import Layout
 from imagetask.push.local import LocalFile, Pushing, check_folder, local_files
 from imagetask.push.remote import CARD, MARKER, Remote, look_at, made, marker_text
@@ -69,7 +69,8 @@ def push(
 
         told("bringing the scores of the pictures up to date")
         scored(layout, say=told)
-    work = _Push(layout, hub_api(token), Pushing.begin(layout, repo), private, replace, told)
+    counts = count_dataset(layout)
+    work = _Push(layout, counts, hub_api(token), Pushing.begin(layout, repo), private, replace, told)
     with _without_bars():
         try:
             return _patiently(work, told)
@@ -92,20 +93,14 @@ def check_push(repo: str, token: str | None = None, layout: Layout | None = None
     """
     owner = repo.partition("/")[0]
     api = hub_api(token)
-    try:
-        with hub_errors("push to", repo):
-            user = api.whoami()
-    except UsageError:
-        raise UsageError(f"there is no valid token for the Hub, to push to {repo}: {TOKEN_WANTED}") from None
+    with hub_errors("push to", repo):
+        user = api.whoami()
     role = (user.get("auth") or {}).get("accessToken", {}).get("role")
     if role == "read":
         raise UsageError(f"the token may only read, and cannot push to {repo}: give one that may write")
-    roles = {user["name"].casefold(): None}
-    roles |= {org["name"].casefold(): org.get("roleInOrg") for org in user.get("orgs") or []}
-    if owner.casefold() not in roles:
+    owners = [user["name"], *(org["name"] for org in user.get("orgs") or [])]
+    if owner.casefold() not in map(str.casefold, owners):
         raise UsageError(f"the token is of {user['name']}, who has no part in {owner}: push to {user['name']}/…")
-    if roles[owner.casefold()] == "read":
-        raise UsageError(f"{user['name']} may only read in {owner}: ask there for a role that may write")
     if layout is not None and (there := look_at(api, repo)) is not None:
         there.check_is_of(Pushing.begin(layout, repo).dataset)
 
@@ -149,6 +144,7 @@ class _Push:
     """
 
     layout: Layout
+    counts: DatasetCounts
     api: HfApi
     note: Pushing
     private: bool
@@ -156,18 +152,21 @@ class _Push:
     told: Callable[[str], None]
     up: dict[str, CommitOperationAdd] = field(default_factory=dict)
     asked: bool = False
+    told_what_changes: bool = False
 
     def attempt(self) -> Pushed:
         """Looks at what is there, sends what is not, and makes it visible at once."""
         there, files = self._look()
         new = {path: file for path, file in files.items() if not there.has(path, file)}
-        self.note.seen(files, there.files)
         self._send(new)
         operations: list[Operation] = [*(self.up[path] for path in new), *self._texts(there, files)]
         if gone := there.gone(files):
             self.told(f"no longer part of the dataset, and leaving it: {', '.join(gone)}")
         operations += map(CommitOperationDelete, gone)
-        commit = self._published(operations, there, files) if operations else there.head
+        commit = there.head
+        if operations:
+            with self.note.publishing(files):  # from here on no run cuts these shards anew
+                commit = self._commit(operations, there.head)
         self.note.end(files, commit)
         sizes = [files[path].num_bytes for path in self.up if path in files]
         new_commit = commit if operations or self.asked else None
@@ -175,19 +174,18 @@ class _Push:
 
     def _look(self) -> tuple[Remote, dict[str, LocalFile]]:
         there = look_at(self.api, self.note.repo) or made(self.api, self.note.repo, self.private)
-        if not self.replace or there.marker is None:
-            there.check_is_of(self.note.dataset)
-        if not self.up:
+        there.check_is_of(self.note.dataset, replace=self.replace)
+        if not self.told_what_changes:
             self._tell_what_changes(there)
         return there, local_files(self.layout, self.note)
 
     def _tell_what_changes(self, there: Remote) -> None:
         if there.private != self.private:
             self.told(f"{there.repo} is {'private' if there.private else 'public'} already, and stays so")
-        counts = count_dataset(self.layout)
-        if counts.pending:
-            self.told(f"{counts.pending:,} of its images are pending: no run has come to them")
-        if there.rows > (rows := counts.rows):
+        self.told_what_changes = True
+        if self.counts.pending:
+            self.told(f"{self.counts.pending:,} of its images are pending: no run has come to them")
+        if there.rows > (rows := self.counts.rows):
             self.told(f"{there.repo} has {there.rows:,} rows, and {rows:,} after this push: its history keeps them")
 
     def _send(self, new: Mapping[str, LocalFile]) -> None:
@@ -206,19 +204,10 @@ class _Push:
         card = there.text(self.api, CARD)
         own = self.layout.card.read_text("utf-8", "replace") if self.layout.card.is_file() else None
         texts = {CARD: (card, card_of(self.layout, repo=there.repo, earlier=own if card is None else card))}
-        texts[MARKER] = (there.text(self.api, MARKER), marker_text(self.note, files, count_dataset(self.layout).rows))
+        texts[MARKER] = (there.text(self.api, MARKER), marker_text(self.note, files, self.counts.rows))
         for path, (old, text) in texts.items():
             if text != old:
                 yield CommitOperationAdd(path, text.encode())
-
-    def _published(self, operations: list[Operation], there: Remote, files: Mapping[str, LocalFile]) -> str:
-        """Gives the commit. From it on no run cuts these shards anew; one that is refused was not made."""
-        self.note.publish(files)
-        try:
-            return self._commit(operations, there.head)
-        except UsageError:
-            self.note.seen(files, there.files)
-            raise
 
     def _commit(self, operations: list[Operation], head: str) -> str:
         """Gives the commit. Somebody else's since `head` is an error that passes."""

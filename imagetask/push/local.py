@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from imagetask.errors import DatasetError
+from imagetask.errors import DatasetError, UsageError
 from imagetask.layout import Layout, read_json, write_json
 from imagetask.shards import shard_files
 
@@ -62,15 +63,19 @@ class Pushing:
             self.hashes[name] = known
         return str(known[2])
 
-    def seen(self, files: Mapping[str, LocalFile], there: Container[str]) -> None:
-        """Notes that those of these shards may have been seen whose path is there."""
-        self.files = self._shards({path: file for path, file in files.items() if path in there})
+    @contextmanager
+    def publishing(self, files: Mapping[str, LocalFile]) -> Iterator[None]:
+        """Notes that these shards may be seen from now on, and takes that back where a `UsageError` tells that they are
+        not."""
+        before = self.files
+        self.files = before | self._shards(files)
         self._write(None)
-
-    def publish(self, files: Mapping[str, LocalFile]) -> None:
-        """Notes that these shards may be seen from now on."""
-        self.files = self._shards(files)
-        self._write(None)
+        try:
+            yield
+        except UsageError:
+            self.files = before
+            self._write(None)
+            raise
 
     def end(self, files: Mapping[str, LocalFile], commit: str) -> None:
         """Notes that these are there, by this commit, and no others."""

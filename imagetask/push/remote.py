@@ -33,9 +33,10 @@ class Remote:
     files: Mapping[str, RepoFile]
     marker: Mapping[str, object] | None
 
-    def check_is_of(self, dataset: str) -> None:
-        """Raises `UsageError` where the repository holds something else than this dataset."""
-        if self.marker is not None and self.marker.get("dataset") != dataset:
+    def check_is_of(self, dataset: str, *, replace: bool = False) -> None:
+        """Raises `UsageError` where the repository holds something else than this dataset; replace: or another one that
+        we pushed."""
+        if self.marker is not None and self.marker["dataset"] != dataset and not replace:
             raise UsageError(
                 f"{self.repo} on the Hub holds another dataset, which imagetask pushed from another folder: choose "
                 "another name, or let this one, when it is made, take its place with imagetask push … --replace"
@@ -99,12 +100,14 @@ def marker_text(pushing: Pushing, files: Iterable[str], rows: int) -> str:
     return json.dumps({"dataset": pushing.dataset, "rows": rows, "files": sorted(files)}, indent=1) + "\n"
 
 
-def _marker(text: str) -> Mapping[str, object]:
+def _marker(text: str) -> Mapping[str, object] | None:
+    """What our marker says; None for a file of that name that is not ours."""
     try:
         value = json.loads(text)
     except ValueError:
-        value = None
-    return value if isinstance(value, dict) else {}
+        return None
+    ours = isinstance(value, dict) and isinstance(value.get("dataset"), str) and isinstance(value.get("files"), list)
+    return value if ours else None
 
 
 def _text(api: HfApi, repo: str, path: str, revision: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import polars as pl
 
 from imagetask.errors import SourceError
@@ -12,16 +14,17 @@ from imagetask.templates import template_pieces
 PROMPT = "prompt"
 
 
-def with_prompt(frame: pl.LazyFrame, template: str, name: str) -> pl.LazyFrame:
+def with_prompt(frame: pl.LazyFrame, template: str, name: str, others: Collection[str] = ()) -> pl.LazyFrame:
     """The frame with a column `prompt` (text) by the template; null where a cell that it names is null.
 
-    name: what messages call the source. Raises `SourceError` where a column is missing, or is no plain value, where
-    the template names none, or where there is a column `prompt` already.
+    name: what messages call the source. others: columns that tell rows of one prompt apart, as `seed`. Raises
+    `SourceError` where a column is missing, or is no plain value, where the template names none and there are no
+    others, or where there is a column `prompt` already.
     """
     pieces = template_pieces(template)
     columns = list(dict.fromkeys(column for _, column in pieces if column is not None))
     check_columns(frame, columns, name)
-    if not columns:
+    if not columns and not others:
         raise SourceError(
             f"--prompt {template!r} names no column of {name}: every row would ask for the same; write, for example, "
             f"{{{frame.collect_schema().names()[0]}}}"

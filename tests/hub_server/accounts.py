@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from tests.hub_server.refusals import Refused, gated, repository_not_found
@@ -14,18 +13,14 @@ Role = Literal["read", "write"]
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A user as one token shows it. role: of the token. orgs: organisations, with the user's role in each."""
+    """A user as one token shows it. role: of the token. orgs: namespaces that are the user's too."""
 
     name: str
     role: Role = "write"
-    orgs: Mapping[str, Role] = field(default_factory=dict)
+    orgs: tuple[str, ...] = ()
 
     def owns(self, namespace: str) -> bool:
-        """Whether what is private there is for the user to see."""
         return namespace == self.name or namespace in self.orgs
-
-    def may_write(self, namespace: str) -> bool:
-        return namespace == self.name or self.orgs.get(namespace) == "write"
 
 
 def may_see(repo: Repository | None, user: User | None) -> Repository:
@@ -47,6 +42,6 @@ def check_writing(namespace: str, user: User | None) -> User:
         raise repository_not_found(False)
     if user.role != "write":
         raise Refused(403, "you must use a write token to upload to a repository.")
-    if not user.may_write(namespace):
+    if not user.owns(namespace):
         raise Refused(403, f'You don\'t have the rights to write under the namespace "{namespace}"')
     return user

@@ -29,9 +29,7 @@ def whoami(hub: Hub, request: Request) -> Answer:
         "name": user.name,
         "fullname": user.name,
         "isPro": False,
-        "orgs": [
-            {"type": "org", "name": name, "fullname": name, "roleInOrg": role} for name, role in user.orgs.items()
-        ],
+        "orgs": [{"type": "org", "name": name, "fullname": name, "roleInOrg": "write"} for name in user.orgs],
         "auth": {"type": "access_token", "accessToken": token},
     }
     return json_answer(content)

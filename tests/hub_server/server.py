@@ -79,9 +79,9 @@ class HubServer(Faults):
         """As `client_environment`, for this server."""
         return client_environment(self.url, home, token)
 
-    def add_user(self, name: str, token: str, role: Role = "write", orgs: Mapping[str, Role] | None = None) -> None:
+    def add_user(self, name: str, token: str, role: Role = "write", orgs: tuple[str, ...] = ()) -> None:
         """A user with this token; a user may have several."""
-        self.hub.users[token] = User(name, role, orgs or {})
+        self.hub.users[token] = User(name, role, orgs)
 
     def refuse_objects(self, message: str | None) -> None:
         """Takes no further large file, and says why, as for a user whose storage is full; None: takes them again."""
