@@ -346,8 +346,8 @@ def test_a_run_that_makes_the_dataset_smaller_says_so(tmp_path: Path, caplog: py
     assert caplog.messages == []
     make_plan(smaller, models[1:])
     assert caplog.messages == [
-        f"{settings.out}: 2 rows of the source in place of 3, 1 in place of 2 generations of each, no images of openai:m "
-        "any more; what leaves the dataset is kept in the store"
+        f"{settings.out}: 2 rows of the source in place of 3, 1 in place of 2 generations of each, no images of "
+        "openai:m any more; what leaves the dataset is kept in the store"
     ]
 
 
