@@ -156,7 +156,7 @@ class Layout:
     def is_ours(self) -> bool:
         """Whether a run or a preview was started in the folder, or a dataset made. One that came from elsewhere is not
         ours, also where it was scored here: what its pictures were made of is not known."""
-        return any(file.is_file() for file in (self.run, self.shards, self.spent))
+        return any(file.is_file() for file in (self.run, self.shards, self.spent, self.plan))
 
     def _holds_something(self) -> bool:
         """Beside a preview, and the empty folders that a run makes first."""

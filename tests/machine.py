@@ -153,7 +153,7 @@ class Machine:
         until = time.monotonic() + 30
         while True:
             try:
-                with urlopen(request, timeout=30) as response:
+                with urlopen(request, timeout=120) as response:
                     return json.load(response)
             except HTTPError as error:
                 if error.code != 503 or time.monotonic() > until:  # its database was busy
