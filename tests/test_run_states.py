@@ -63,6 +63,9 @@ def killed(deployed: Machine, models: ModelServer, tmp_path_factory: pytest.Temp
     schedule = f'imagetask deploy {scheduled} --out {scheduled.with_name("out")} --cron "0 0 1 1 *"'
     deployed.do(f"{schedule} --model openai:m --credentials openai")
     shorten_the_wait_for_a_start(deployed)
+    models.latency = lambda prompt: (
+        LATENCY if int(prompt.split()[-1]) < ROWS // 2 else 60.0
+    )  # it is killed in the middle
     with deployed.started("killed-worker", WORKER, may_end=True):
         other = rows(tmp_path_factory.mktemp("forgotten"))
         forgotten, run = start(deployed, other, max_concurrency=1), start(deployed, source)
