@@ -54,7 +54,8 @@ def first_alike(hashes: Words, colours: Colours) -> Numbers:
 
     Two are in one group where a view of the one is alike a view of the other, or where others lead from one to the
     other. hashes: pictures × views × 4 words. colours: pictures × views × values. Time grows as pictures, times how
-    many share a band with one: a million pictures of two views take 3 minutes of CPU and 500 MB.
+    many share a band with one: a million pictures of two views take 3 minutes of CPU and 500 MB; 50,000 that only their
+    colours tell apart take 2 (`benchmarks/quality.py`).
     """
     pictures, views = hashes.shape[:2]
     words, colours = hashes.reshape(pictures * views, -1), colours.reshape(pictures * views, -1)
