@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 from imagetask.errors import DatasetError, GenerationError, HubError, RunStopped
-from imagetask.layout import Layout, is_running
+from imagetask.layout import is_running
 from imagetask.models import AsyncImageGenerationModel, ImageGenerationModel, model_class, split_model
 from imagetask.plan import open_source
 from imagetask.retry_settings import LIMITS, Retry
@@ -42,16 +42,17 @@ def check_store(settings: RunSettings) -> None:
         GenerationStore(settings.store_url)
 
 
-def check_hub(settings: RunSettings, layout: Layout | None = None) -> None:
-    """Raises `UsageError` where the token cannot write to the dataset that the run is to push to, or, for the folder of
-    `layout`, something else is there.
+def check_hub(settings: RunSettings, *, of_folder: bool = False) -> None:
+    """Raises `UsageError` where the token cannot write to the dataset that the run is to push to.
 
+    of_folder: or something else is there than what the folder of the run holds, which is on this machine.
     A Hub that does not answer now may do so when there is something to push.
     """
     if settings.push_to is not None:
         from imagetask.push import check_push
 
         with suppress(HubError):
+            layout = settings.layout if of_folder else None
             check_push(settings.push_to, hub_token(settings.hub_credentials), layout)
 
 

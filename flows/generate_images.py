@@ -261,7 +261,7 @@ def recorded(settings: RunSettings, retry: Retry | None = None) -> State[Any]:
 
 def _planned(settings: RunSettings, retry: Retry | None) -> Plan:
     """The plan: of the source, or for a retry that of the last run, in which the failed rows are marked."""
-    check_hub(settings, settings.layout)
+    check_hub(settings, of_folder=True)
     void_listed(settings.layout, GenerationStore(settings.store_url))
     models = [named_model(settings, model, retry) for model in settings.model]
     if retry is None:

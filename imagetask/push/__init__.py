@@ -180,9 +180,9 @@ class _Push:
         return there, local_files(self.layout, self.note)
 
     def _tell_what_changes(self, there: Remote) -> None:
+        self.told_what_changes = True
         if there.private != self.private:
             self.told(f"{there.repo} is {'private' if there.private else 'public'} already, and stays so")
-        self.told_what_changes = True
         if self.counts.pending:
             self.told(f"{self.counts.pending:,} of its images are pending: no run has come to them")
         if there.rows > (rows := self.counts.rows):

@@ -94,11 +94,11 @@ class Pushing:
 
 def check_folder(layout: Layout) -> None:
     """Raises `DatasetError` where the folder holds no finished dataset of ours."""
-    if read_json(layout.shards) is None and layout.run.is_file():
-        raise DatasetError(
-            f"{layout.root} holds no finished dataset yet: imagetask status {layout.root} tells how its run goes on"
-        )
     if read_json(layout.shards) is None:
+        if layout.run.is_file():
+            raise DatasetError(
+                f"{layout.root} holds no finished dataset yet: imagetask status {layout.root} tells how its run goes on"
+            )
         raise DatasetError(f"{layout.root} is no dataset to push: expected a folder that imagetask generate wrote")
     shard_files(layout)
 
