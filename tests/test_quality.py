@@ -23,8 +23,9 @@ from imagetask.layout import Layout
 from imagetask.quality import keep_expression, scan_scored, scored
 from imagetask.quality.groups import alike_pictures, first_alike
 from imagetask.quality.measures import measure
-from imagetask.quality.table import GROUPS
+from imagetask.quality.table import GROUPS, MEASURES
 from imagetask.shards import transform_shards
+from imagetask.tasks.base import SCORES
 from tests.small_datasets import make_dataset
 
 Picture = PILImage.Image
@@ -222,6 +223,10 @@ def other(pictures):
         file.write("x" * len(pictures))
     return {{"other": [0.5] * len(pictures)}}
 """
+
+
+def test_a_source_may_have_no_column_that_the_scores_have() -> None:
+    assert {*SCORES} == {*MEASURES, *GROUPS}
 
 
 @pytest.fixture
