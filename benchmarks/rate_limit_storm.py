@@ -40,11 +40,11 @@ class Storm:
     settled: float
 
 
-def storm(server: RemoteModelServer, pictures: int, latency: float) -> Storm:
-    """One run of so many pictures."""
+def storm(server: RemoteModelServer, pictures: int, latency: float, allowed: int = ALLOWED) -> Storm:
+    """One run of so many pictures; `allowed` no more than are admitted, it is what a storm is compared with."""
     server.reset()
     model = load_model("openai:m", base_url=server.openai_url, api_key="none")
-    with ManagedModel(model, max_concurrency=ALLOWED) as managed:
+    with ManagedModel(model, max_concurrency=allowed) as managed:
         started = time.perf_counter()
         answered = managed.generate_outputs([f"prompt {number}" for number in range(pictures)])
         seconds = time.perf_counter() - started
