@@ -34,6 +34,7 @@ from imagetask.models.inference_endpoints import (
 )
 from imagetask.models.openai import OpenAIImageGeneration
 from tests.model_server import SIGNATURE, Fault, ModelServer
+from tests.timed import timed
 
 KEY = "hf_0123456789abcdefghij"
 Make = Callable[..., AsyncImageGenerationModel]
@@ -241,6 +242,7 @@ def test_width_without_height_is_an_error_that_says_so(model_server: ModelServer
     assert "give both" in error.message
 
 
+@timed
 @both
 def test_hundreds_of_calls_at_once_all_get_their_image(make: Make) -> None:
     prompts = [f"prompt {number}" for number in range(256)]
@@ -268,6 +270,7 @@ def test_truncated_image_is_handed_on_for_the_full_check_to_see(model_server: Mo
         check_image(image)
 
 
+@timed
 @both
 def test_answer_that_does_not_come_is_a_timeout_in_time(model_server: ModelServer, make: Make) -> None:
     model_server.fail("cat", "hang")

@@ -57,11 +57,12 @@ def test_first_five_rows_that_fail_alike_stop_the_run_and_it_goes_on_when_the_ca
     fault: str, model_server: ModelServer, tmp_path: Path
 ) -> None:
     kinds = {"server_error": "server", "hang": "timeout", "truncated_image": "corrupt_image"}
+    timeout = 0.1 if fault == "hang" else 10.0
     model_server.fail(None, fault, forever=True)
     with pytest.raises(
         RunStopped, match=r"the first 5 rows all failed alike: .*; .* run the same command again"
     ) as caught:
-        made(managed(model_server, tmp_path, Breakers(), max_concurrency=8, timeout=0.1), PROMPTS[:30])
+        made(managed(model_server, tmp_path, Breakers(), max_concurrency=8, timeout=timeout), PROMPTS[:30])
     assert caught.value.kind == kinds.get(fault, "invalid_input")
     model_server.recover()
     assert {one.status for one in made(managed(model_server, tmp_path), PROMPTS[:30])} == {"done"}

@@ -47,7 +47,7 @@ def at_once(calls: int) -> Pace:
 
 def priced(server: ModelServer, budget: Budget, store: Path, *, model: str = "m", **options: Any) -> ManagedModel:
     given: dict[str, Any] = {"pace": at_once(64), "prices": {model: PRICE}, "breakers": Breakers(1.0, 1.0), **options}
-    hosted = load_model(f"openai:{model}", base_url=server.openai_url, api_key="k", timeout=1.0)
+    hosted = load_model(f"openai:{model}", base_url=server.openai_url, api_key="k", timeout=3.0)
     return ManagedModel(hosted, store=GenerationStore(store), budget=budget, **given)
 
 

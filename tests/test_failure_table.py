@@ -247,7 +247,7 @@ def test_result_that_could_not_be_had_at_first_is_not_made_again(
 def test_result_that_does_not_come_in_time_is_a_download(
     wire: Wire, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answered = failures(make_model(wire, services, KEY, monkeypatch, timeout=0.5), HANGING_RESULTS)
+    answered = failures(make_model(wire, services, KEY, monkeypatch, timeout=2.0), HANGING_RESULTS)
     told = [error and (error.kind, error.again is not None, error.info) for error in answered]
     assert told == [("download", True, {})] * len(HANGING_RESULTS)
 

@@ -17,6 +17,7 @@ from imagetask.models import Generation, load_model
 from imagetask.models.managed import ManagedModel
 from imagetask.store import GenerationStore
 from tests.model_server import Call, Fault, ModelServer
+from tests.timed import timed
 
 BAD = "the bad one"
 GOOD = [f"prompt {number}" for number in range(7)]
@@ -82,7 +83,7 @@ def test_row_that_fails_for_a_while_gets_its_image_with_the_attempts_it_took(
     model_server.fail("three errors", "server_error", "bad_gateway", "reset")
     model_server.fail("two bad files", "truncated_image", "html_page")
     model_server.fail("one time-out", "hang")
-    generations = answer(make(timeout=1.0), ["three errors", "two bad files", "one time-out", *GOOD])
+    generations = answer(make(timeout=2.5), ["three errors", "two bad files", "one time-out", *GOOD])
     assert [generation.status for generation in generations] == ["done"] * 10
     assert [generation.attempts for generation in generations[:4]] == [4, 3, 2, 1]
     assert [generation.maybe_billed for generation in generations[:4]] == [False, False, True, False]
@@ -139,6 +140,7 @@ def test_prompt_that_is_no_text_fails_without_a_call(make: Make, model_server: M
     ],
     ids=lambda value: str(getattr(value, "name", "")),
 )
+@timed
 def test_call_waits_as_long_as_it_is_told_and_no_attempt_is_used(
     fault: Fault, seconds: float, make: Make, model_server: ModelServer
 ) -> None:

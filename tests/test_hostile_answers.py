@@ -30,6 +30,7 @@ from imagetask.models.inference_endpoints import InferenceEndpointsImageGenerati
 from imagetask.models.openai import OpenAIImageGeneration
 from tests.hostile_server import HostileServer, chunked, drip, endless, head, packed, picture_answer, zeros
 from tests.test_backends import ask, failure_of, with_loaded
+from tests.timed import timed
 
 KEY = SecretStr("hf_0123456789abcdefghij")
 PICTURE = encode_picture(PILImage.effect_noise((40, 30), 60), "PNG")
@@ -103,6 +104,7 @@ def test_a_gzip_bomb_is_cut_off_by_what_it_unpacks_to(make: Make, server: Hostil
     assert server.sent < 10**7
 
 
+@timed
 @both
 def test_bytes_without_end_after_the_end_of_a_gzip_are_cut_off(make: Make, server: HostileServer) -> None:
     def parts() -> Iterator[bytes]:
@@ -115,6 +117,7 @@ def test_bytes_without_end_after_the_end_of_a_gzip_are_cut_off(make: Make, serve
     assert time.monotonic() - started < 8
 
 
+@timed
 @both
 def test_an_answer_that_drips_ends_by_the_time_limit(make: Make, server: HostileServer) -> None:
     server.route(CALL, lambda: chunked(drip()))
@@ -395,7 +398,7 @@ def test_an_endless_result_behind_a_link_is_cut_off(server: HostileServer) -> No
 def test_a_dripping_result_behind_a_link_is_fetched_again(server: HostileServer) -> None:
     server.links(CALL, f"{server.url}/a.png")
     server.route("/a.png", lambda: chunked(drip(), content_type="image/png"))
-    error = failure_of(openai_model(server.url, timeout=0.5))
+    error = failure_of(openai_model(server.url, timeout=2.0))
     assert (error.kind, error.again is not None) == ("download", True)
 
 
@@ -470,7 +473,7 @@ def test_a_providers_endless_result_is_cut_off(fal: HostileServer) -> None:
 def test_a_providers_dripping_result_lets_its_thread_go(fal: HostileServer) -> None:
     fal_links(fal, "http://cdn.invalid/a.png")
     fal.route("/a.png", lambda: chunked(drip(), content_type="image/png"))
-    assert failure_of(fal_model(timeout=0.5)).kind == "download"
+    assert failure_of(fal_model(timeout=2.0)).kind == "download"
     until, sent = time.monotonic() + 10, -1
     while sent != fal.sent:
         assert time.monotonic() < until, "the server can still send"
@@ -522,6 +525,7 @@ def test_a_wait_that_no_clock_can_add_is_a_year(headers: dict[str, str]) -> None
     "body",
     ["a" * 10**6, json.dumps({"error": "account " * 10**5}), "<title " * 10**5, "http://" + "a@" * 10**5, "[" * 10**6],
 )
+@timed
 def test_a_large_error_is_classified_at_once(body: str) -> None:
     started = time.process_time()
     assert len(classify_response(500, {}, body).message) <= 300

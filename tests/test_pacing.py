@@ -17,6 +17,7 @@ from imagetask.models import load_model
 from imagetask.models.managed import ManagedModel
 from imagetask.models.pacing import Pace
 from tests.model_server import Fault, ModelServer, start_model_server
+from tests.timed import timed
 
 T = TypeVar("T")
 
@@ -92,6 +93,7 @@ def test_places_grow_from_four_to_the_maximum_and_never_past_it() -> None:
     assert backend.pace.in_flight == 0
 
 
+@timed
 def test_first_answers_count_for_the_places_once_an_image_of_theirs_is_good(model_server: ModelServer) -> None:
     """The first four are answered while no other is, so that what is in flight then is what they have added."""
     seconds = chain([0.5] * 4, repeat(3.0))
@@ -103,6 +105,7 @@ def test_first_answers_count_for_the_places_once_an_image_of_theirs_is_good(mode
     assert model_server.max_in_flight == 16
 
 
+@timed
 def test_number_of_places_settles_at_what_the_backend_admits() -> None:
     async def work() -> tuple[Backend, int]:
         backend = Backend(Pace(64), admits=8)
@@ -117,6 +120,7 @@ def test_number_of_places_settles_at_what_the_backend_admits() -> None:
     assert backend.most_busy == 8
 
 
+@timed
 def test_places_grow_back_to_the_maximum_when_a_limit_is_lifted() -> None:
     async def work() -> tuple[float, float]:
         backend = Backend(Pace(32), admits=4, seconds=0.002)
@@ -134,6 +138,7 @@ def test_places_grow_back_to_the_maximum_when_a_limit_is_lifted() -> None:
     assert wide == 32
 
 
+@timed
 def test_rejections_by_chance_do_not_bring_the_calls_down_to_one_after_another() -> None:
     """A service that others use too rejects some calls however few there are."""
 
@@ -147,6 +152,7 @@ def test_rejections_by_chance_do_not_bring_the_calls_down_to_one_after_another()
     assert run(work()).most_busy >= 4  # 8 to 23; with a care that only grows: 2
 
 
+@timed
 def test_rejections_without_an_answer_between_pause_every_caller() -> None:
     async def work() -> float:
         pace = Pace(8)
@@ -159,6 +165,7 @@ def test_rejections_without_an_answer_between_pause_every_caller() -> None:
     assert 0.29 <= run(work()) < 1.0
 
 
+@timed
 def test_pause_holds_every_caller_for_its_time() -> None:
     async def work() -> list[float]:
         backend = Backend(Pace(8))
@@ -241,23 +248,21 @@ def test_stop_reaches_who_waits_who_comes_later_and_who_was_just_given_a_place()
 # --- against a server -------------------------------------------------------------------------------------------------
 
 
+@timed
 def test_storm_of_rejections_settles_near_what_is_admitted_and_wastes_little() -> None:
     """8 admitted, 64 allowed; what the benchmark measures, in a short form. On a quiet machine 1.1 × the ideal time.
 
-    Here the machine has other work, so it stands beside a client that is told how many are admitted. Where that work
-    changed between the two it says nothing: the best of three.
+    Here the machine has other work, so it stands beside a client that is told how many are admitted.
     """
-    for _ in range(3):
-        with start_model_server(latency=0.3) as server:
-            server.behave({"admit": {"at_once": ADMITTED}})
-            told = storm(server, 160, 0.3, allowed=ADMITTED)
-            seen = storm(server, 160, 0.3)
-        print(f"told: {told}, not told: {seen}")
-        assert told.rejected == 0
-        assert seen.settled <= ADMITTED + 0.5
-        if seen.over <= BAR * told.over and seen.rejected <= WASTE and seen.settled >= 0.75 * told.settled:
-            return
-    pytest.fail("three times")
+    with start_model_server(latency=0.3) as server:
+        server.behave({"admit": {"at_once": ADMITTED}})
+        told = storm(server, 160, 0.3, allowed=ADMITTED)
+        seen = storm(server, 160, 0.3)
+    print(f"told: {told}, not told: {seen}")
+    assert told.rejected == 0
+    assert seen.over <= BAR * told.over
+    assert seen.rejected <= WASTE
+    assert 0.75 * told.settled <= seen.settled <= ADMITTED + 0.5
 
 
 def test_server_that_limits_the_rate_answers_every_prompt_in_the_end(model_server: ModelServer) -> None:
@@ -269,6 +274,7 @@ def test_server_that_limits_the_rate_answers_every_prompt_in_the_end(model_serve
     assert counts.calls - counts.rejected == 40
 
 
+@timed
 def test_requests_per_minute_holds_over_the_wire(model_server: ModelServer) -> None:
     with managed_for(model_server.url, requests_per_minute=1200) as managed:
         managed.generate_outputs(prompts(12))
@@ -276,6 +282,7 @@ def test_requests_per_minute_holds_over_the_wire(model_server: ModelServer) -> N
     assert 0.45 <= times[-1] - times[0] < 2.0
 
 
+@timed
 def test_one_slow_prompt_holds_up_no_other(model_server: ModelServer) -> None:
     model_server.latency = lambda prompt: 1.5 if prompt == "prompt 0" else 0.01
     with managed_for(model_server.url) as managed:
@@ -285,6 +292,7 @@ def test_one_slow_prompt_holds_up_no_other(model_server: ModelServer) -> None:
     assert all(call.time < slow.time + slow.seconds for call in model_server.calls)
 
 
+@timed
 def test_calls_speed_up_again_after_a_passing_limit(model_server: ModelServer) -> None:
     model_server.latency = 0.2
     model_server.fail(None, *[Fault("rate_limited", retry_after=0.1)] * 10, shared=True)

@@ -29,6 +29,7 @@ from imagetask.report import cards, read_page, write_report
 from imagetask.report.page import page_pieces
 from tests.command_line import DONE, WRONG_USAGE, imagetask
 from tests.small_datasets import make_dataset
+from tests.timed import timed
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -283,6 +284,7 @@ def test_the_plots_are_there_for_what_there_is_to_draw(page: Page, tmp_path: Pat
     shot(page, "report-figures")
 
 
+@timed
 def test_a_page_of_ten_thousand_rows_is_painted_in_two_seconds_and_answers(page: Page, tmp_path: Path) -> None:
     data = [picture(number) for number in range(40)]
     rows = [told_of(number, None if number % 50 == 49 else data[number % 40]) for number in range(10_000)]

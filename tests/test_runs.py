@@ -21,6 +21,7 @@ from imagetask.settings import RunSettings
 from tests.command_line import DONE, STOPPED, WRONG_USAGE, command, environment, imagetask
 from tests.conftest import Generate
 from tests.model_server import ModelServer, start_model_server
+from tests.timed import timed
 
 
 def csv_of(folder: Path, *prompts: str) -> Path:
@@ -51,7 +52,7 @@ def test_rows_from_python_become_a_dataset(prefect_server: None, tmp_path: Path,
 def test_second_run_into_a_folder_is_refused_while_the_first_goes_on(prefect_server: None, tmp_path: Path) -> None:
     prefect_url = str(get_current_settings().api.url)
     source = csv_of(tmp_path, *[f"prompt {n}" for n in range(40)])
-    with start_model_server(latency=0.5) as server:
+    with start_model_server(latency=1.5) as server:
         words: list[str | Path] = [
             "generate",
             source,
@@ -120,6 +121,7 @@ def test_more_failed_rows_than_allowed_stop_the_run_and_the_images_are_kept(
     assert len(model_server.calls) == calls
 
 
+@timed
 def test_limit_store_and_rate_are_kept_to(
     generate: Generate, model_server: ModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

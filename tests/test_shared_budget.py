@@ -27,6 +27,7 @@ from imagetask.models.event_loop import event_loop
 from imagetask.models.ledger import Ledger
 from imagetask.models.pacing import Pace
 from imagetask.settings import RunSettings
+from tests.timed import timed
 
 
 @pytest.fixture
@@ -177,6 +178,7 @@ def test_half_a_line_of_a_process_that_died_is_taken_off_by_those_who_go_on(ledg
         kept.add(1, None)
 
 
+@timed
 def test_a_ledger_of_a_million_lines_is_counted_in_constant_memory_and_not_read_again(ledger: Path) -> None:
     ledger.write_bytes(b"1 0.04\n1 ?\n-1 -0.04\n1 0.0375\n" * 250_000)
     tracemalloc.start()
