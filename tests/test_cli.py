@@ -106,7 +106,8 @@ def test_wrong_input_is_told_in_one_sentence_and_nothing_is_touched(
     ("words", "says"),
     [
         (["good.csv"], "--out"),
-        (["good.csv", "--out", "out", "--colour", "red"], "--colour"),
+        (["good.csv", "--out", "out", "--colour", "red"], "there is no option --colour; imagetask generate --help"),
+        (["good.csv", "--out", "out", "--modle=x"], "there is no option --modle: did you mean --model? imagetask"),
         (["good.csv", "--out", "out", "--seed", "five"], "five"),
         (["--out", "out"], "SOURCE"),
     ],
@@ -117,6 +118,12 @@ def test_wrong_options_are_named(words: list[str], says: str, folder: Path) -> N
     assert says in ended.text
     assert "Traceback" not in ended.text
     assert not (folder / "out").exists()
+
+
+def test_misspelt_command_is_told_with_the_one_that_was_meant(folder: Path) -> None:
+    assert_one_clear_sentence(
+        imagetask("genrate", "good.csv", cwd=folder), WRONG_USAGE, "no such command genrate: did you mean generate? "
+    )
 
 
 def test_help_lists_the_commands_and_every_setting(folder: Path) -> None:
