@@ -26,9 +26,10 @@ $(VENV)/.installed: $(VENV)/.made $(SOURCES)
 demo: $(VENV)/.installed
 	$(BIN)/imagetask generate examples/prompts.csv --out out/demo --model placeholder
 
-# In two processes, each with servers of its own: much of the time is waiting.
+# In two processes, each with servers of its own: much of the time is waiting. As they are named: by their number of
+# tests, the few that take minutes would come last, in one process.
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # For the tests that look at Prefect's UI: Chromium of the system's packages where they can be had, else Playwright's.
 browser: $(VENV)/.made
