@@ -104,6 +104,8 @@ def test_a_run_that_is_told_to_end_while_it_is_stopping_keeps_the_slow_calls_in_
         images = {call.sha256 for call in calls if call.sha256 is not None}
         assert len(images) == 3, text
         assert images == kept_in(work / "out")
+        assert "Terminated. What came in is kept; the same command goes on from there." in text
+        assert process.returncode == -signal.SIGTERM
         told = imagetask("status", "out", cwd=work).text
         assert "stopped: " in told
         assert "key" in told, "the cause is told, not the signal"

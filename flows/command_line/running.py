@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -30,6 +32,7 @@ def run_flow(name: str, parameters: dict[str, Any], out: Path, settings: RunSett
     name: "generate_images" or "retry_failed". out: the folder as it was given. server: prepared, not yet started.
     """
     started = time.monotonic()
+    signal.signal(signal.SIGTERM, _end)  # Prefect's engine puts its own in its place, and this back at the flow's end
     with if_interrupted(f"Interrupted. {KEPT}"):
         state_name, counts = _ended(name, parameters, server)
     from ..outcome import BUDGET_REACHED
@@ -40,6 +43,14 @@ def run_flow(name: str, parameters: dict[str, Any], out: Path, settings: RunSett
     if reached:
         return SOME_PENDING
     return SOME_FAILED if counts["failed"] else DONE
+
+
+def _end(*_: object) -> None:
+    """Ends this process as SIGTERM does where nobody handles it, and says what that leaves: to the log of a cluster."""
+    console.show_cursor()
+    say(f"Terminated. {KEPT}")
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 class _OnTerminal(logging.Handler):
