@@ -17,7 +17,6 @@ from imagetask.models import Generation, load_model
 from imagetask.models.managed import ManagedModel
 from imagetask.store import GenerationStore
 from tests.model_server import Call, Fault, ModelServer
-from tests.timed import timed
 
 BAD = "the bad one"
 GOOD = [f"prompt {number}" for number in range(7)]
@@ -140,7 +139,6 @@ def test_prompt_that_is_no_text_fails_without_a_call(make: Make, model_server: M
     ],
     ids=lambda value: str(getattr(value, "name", "")),
 )
-@timed
 def test_call_waits_as_long_as_it_is_told_and_no_attempt_is_used(
     fault: Fault, seconds: float, make: Make, model_server: ModelServer
 ) -> None:

@@ -104,7 +104,6 @@ def test_a_gzip_bomb_is_cut_off_by_what_it_unpacks_to(make: Make, server: Hostil
     assert server.sent < 10**7
 
 
-@timed
 @both
 def test_bytes_without_end_after_the_end_of_a_gzip_are_cut_off(make: Make, server: HostileServer) -> None:
     def parts() -> Iterator[bytes]:
@@ -117,7 +116,6 @@ def test_bytes_without_end_after_the_end_of_a_gzip_are_cut_off(make: Make, serve
     assert time.monotonic() - started < 8
 
 
-@timed
 @both
 def test_an_answer_that_drips_ends_by_the_time_limit(make: Make, server: HostileServer) -> None:
     server.route(CALL, lambda: chunked(drip()))

@@ -152,7 +152,6 @@ def test_rejections_by_chance_do_not_bring_the_calls_down_to_one_after_another()
     assert run(work()).most_busy >= 4  # 8 to 23; with a care that only grows: 2
 
 
-@timed
 def test_rejections_without_an_answer_between_pause_every_caller() -> None:
     async def work() -> float:
         pace = Pace(8)
@@ -165,7 +164,6 @@ def test_rejections_without_an_answer_between_pause_every_caller() -> None:
     assert 0.29 <= run(work()) < 1.0
 
 
-@timed
 def test_pause_holds_every_caller_for_its_time() -> None:
     async def work() -> list[float]:
         backend = Backend(Pace(8))
@@ -274,7 +272,6 @@ def test_server_that_limits_the_rate_answers_every_prompt_in_the_end(model_serve
     assert counts.calls - counts.rejected == 40
 
 
-@timed
 def test_requests_per_minute_holds_over_the_wire(model_server: ModelServer) -> None:
     with managed_for(model_server.url, requests_per_minute=1200) as managed:
         managed.generate_outputs(prompts(12))

@@ -21,7 +21,6 @@ from imagetask.settings import RunSettings
 from tests.command_line import DONE, STOPPED, WRONG_USAGE, command, environment, imagetask
 from tests.conftest import Generate
 from tests.model_server import ModelServer, start_model_server
-from tests.timed import timed
 
 
 def csv_of(folder: Path, *prompts: str) -> Path:
@@ -121,7 +120,6 @@ def test_more_failed_rows_than_allowed_stop_the_run_and_the_images_are_kept(
     assert len(model_server.calls) == calls
 
 
-@timed
 def test_limit_store_and_rate_are_kept_to(
     generate: Generate, model_server: ModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,12 +1,10 @@
-"""Tests with a bound on time."""
+"""Tests of a figure of speed."""
 
 from __future__ import annotations
 
 import pytest
 
 timed = pytest.mark.flaky(reruns=2)
-"""For a test whose bound is the machine's as much as the code's: it is looked at up to three times.
-
-The summary counts the reruns. For figures of time alone: what must hold in every run, however slow the machine, is
-never asked twice.
+"""For a test that measures how fast something is, or becomes: it is looked at up to three times, on a machine that has
+other work. The summary counts the reruns. What must hold in every run, however slow the machine, is never asked twice.
 """

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from difflib import SequenceMatcher
 from typing import Literal, get_args, get_origin
 
 from cyclopts import CoercionError, CycloptsError, UnknownCommandError, UnknownOptionError, UnusedCliTokensError
@@ -22,9 +21,8 @@ NO_KEY_ARGUMENT = (
 _MEANS_A_KEY = re.compile(r"key|token|secret|password|credential|auth|bearer", re.IGNORECASE)
 _NO_KEY = re.compile(r"[A-Za-z]{1,12}|[-+.,0-9]+")
 """A word that may be repeated: of letters alone, or a number."""
-_MEANT = re.compile(r"Did you mean \"?([\w-]+)\"?\?")
-"""As cyclopts says it, who is too ready to."""
 _ALIKE = 0.75
+"""How like a word is to the one that was meant, as difflib counts: at its 0.6 --colour would mean --out."""
 _EXPECTED = {bool: "no value", int: "a whole number", float: "a number"}
 
 console = Console(stderr=True)
@@ -46,13 +44,14 @@ def wrong_words(error: CycloptsError) -> str:
     """What is wrong with a command's words; not the words themselves where they may be a key."""
     command = " ".join(("imagetask", *(error.command_chain or ())))
     if isinstance(error, UnknownOptionError):
-        return _no_option(error.token.keyword or error.token.value, command, error)
+        names = [name for argument in error.argument_collection or () if argument.parse for name in argument.names]
+        return _no_option(error.token.keyword or error.token.value, command, names)
     if isinstance(error, UnknownCommandError):
-        word = (error.unused_tokens or [""])[0]
+        word, names = (error.unused_tokens or [""])[0], list(error.app or ())
         if word.startswith("-"):
-            return _no_option(word, command, error)
+            return _no_option(word, command, names)
         shown = f" {word}" if _NO_KEY.fullmatch(word) else ""
-        return f"there is no such command{shown}{_hint(word, error, command)}"
+        return f"there is no such command{shown}{_hint(word, names, command)}"
     if isinstance(error, UnusedCliTokensError):
         return f"there are more words than {command} takes: put those that belong together in quotes; {NO_KEY_ARGUMENT}"
     if isinstance(error, CoercionError) and error.token is not None:
@@ -61,18 +60,18 @@ def wrong_words(error: CycloptsError) -> str:
     return str(error)
 
 
-def _no_option(word: str, command: str, error: CycloptsError) -> str:
+def _no_option(word: str, command: str, names: Iterable[str]) -> str:
     option = word.partition("=")[0] if word.startswith("--") else word[:2]
     if _MEANS_A_KEY.search(option):
         return NO_KEY_ARGUMENT
-    return f"there is no option {option}{_hint(option, error, command)}"
+    return f"there is no option {option}{_hint(option, names, command)}"
 
 
-def _hint(word: str, error: CycloptsError, command: str) -> str:
-    found = _MEANT.search(str(error))
-    if found and SequenceMatcher(None, word, found[1]).ratio() < _ALIKE:
-        found = None
-    return (f": did you mean {found[1]}?" if found else ";") + f" {command} --help lists those that there are"
+def _hint(word: str, names: Iterable[str], command: str) -> str:
+    from difflib import get_close_matches  # `--help` starts without it
+
+    near = get_close_matches(word, list(names), n=1, cutoff=_ALIKE)
+    return (f": did you mean {near[0]}?" if near else ";") + f" {command} --help lists those that there are"
 
 
 def _named(error: CoercionError) -> str:
