@@ -23,6 +23,7 @@ from pathlib import Path
 from imagetask.errors import ImageTaskError
 
 _START_SECONDS = 120.0
+_ANSWER_SECONDS = 30.0
 _SERVER = """
 import os, sys, threading
 ports, told = [], threading.Event()
@@ -140,9 +141,9 @@ def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
 
 
 def _answers(url: str) -> bool:
-    """Whether there is a server, whatever it says: Prefect Cloud wants a key first."""
+    """Whether there is a server, whatever it says: Prefect Cloud wants a key first. A busy one has some time for it."""
     try:
-        urllib.request.urlopen(f"{url}/health", timeout=10).close()
+        urllib.request.urlopen(f"{url}/health", timeout=_ANSWER_SECONDS).close()
     except urllib.error.HTTPError:
         return True
     except (urllib.error.URLError, OSError, ValueError):

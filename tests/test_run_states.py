@@ -256,7 +256,7 @@ def test_states_say_whether_rows_failed_and_why_a_run_stopped(
 
 def test_a_killed_run_is_told_crashed_for_its_missing_heartbeats(machine: Machine, killed: Killed) -> None:
     run = killed.forgotten
-    machine.wait_until(lambda: state(machine, run)["type"] in FINAL, "the dead run looks alive", seconds=180)
+    machine.wait_until(lambda: state(machine, run)["type"] in FINAL, "the dead run looks alive")
     told = state(machine, run)
     assert told["type"] == "CRASHED"
     assert "No heartbeat for 90 s" in told["message"]
@@ -266,7 +266,7 @@ def test_a_run_whose_worker_was_killed_before_it_began_is_told_crashed_and_the_s
     machine: Machine, models: ModelServer, killed: Killed
 ) -> None:
     run = killed.not_started
-    machine.wait_until(lambda: state(machine, run)["type"] in FINAL, "it is pending for ever", seconds=180)
+    machine.wait_until(lambda: state(machine, run)["type"] in FINAL, "it is pending for ever")
     told = state(machine, run)
     assert told["type"] == "CRASHED"
     assert "no process started for it" in told["message"]
